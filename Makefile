@@ -1,0 +1,28 @@
+# r1: the whole recipe at miniature scale.  test: the tests.  Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+r1: $(VENV)/installed
+	$(BIN)/r1 run micro
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+seeds: $(VENV)/installed
+	$(BIN)/r1 run seeds
+	rm -rf build/seeds && mkdir -p build
+	$(BIN)/r1 export seeds/base build/seeds/base
+	$(BIN)/r1 export seeds/student_base build/seeds/student
+
+$(VENV)/installed: requirements.lock requirements-nodeps.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.lock -e .
+	touch $@
+
+.PHONY: r1 test check seeds

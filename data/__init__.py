@@ -1,0 +1,1 @@
+"""Rows: problems, completions, rewards, and what is kept or dropped. No torch, no Prefect, no MLflow."""

@@ -1,0 +1,175 @@
+"""Identity of what the pipeline makes: fingerprints, handles, and the record that says "done".
+
+An artifact is a folder `runs/<stage>-<fingerprint>/`. Its fingerprint covers the stage's name and
+version, the literals of its configuration and the fingerprints of its parents; where and how a stage
+runs (device, workers, paths) never enters. `record.json` is written last, so its presence means that
+the folder is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+Json = Any  # what json.dumps takes
+
+PLACE: dict[str, Json] = {"identity": False}
+"""`json_schema_extra` of a setting that says where something lies, not what it is."""
+
+RECORD = "record.json"
+
+
+class Settings(BaseModel):
+    """Base of every configuration: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BrokenArtifact(ValueError):
+    """An artifact whose files are not those that its record names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A handle to something a stage makes. `name` is its station in the recipe and bears no identity."""
+
+    name: str
+    stage: str
+    fingerprint: str
+    runs: Path
+
+    @property
+    def key(self) -> str:
+        return f"{self.stage}-{self.fingerprint}"
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.key
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / RECORD).is_file()
+
+    def record(self) -> dict[str, Json]:
+        """Return the record. Raises FileNotFoundError while the artifact is not made."""
+        return read_json(self.folder / RECORD)
+
+
+class Policy(Artifact):
+    """A language model; `checkpoint` is its folder in Hugging Face layout."""
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "policy"
+
+
+class Judge(Policy):
+    """A reward model: the same layout with a scalar head."""
+
+
+class Table(Artifact):
+    """Rows in Parquet files."""
+
+
+class Report(Artifact):
+    """Figures: `report.json`, and what else shows them."""
+
+
+def canonical(value: object) -> Json:
+    """Turn a configuration into plain JSON values. Raises TypeError for what has no stable identity."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return {
+            name: canonical(getattr(value, name)) for name in sorted(fields) if _bears_identity(fields[name])
+        }
+    if isinstance(value, Enum):
+        return canonical(value.value)
+    if isinstance(value, bool | int | float | str) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): canonical(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, Sequence):
+        return [canonical(item) for item in value]
+    raise TypeError(
+        f"{value!r} has no stable identity: a configuration holds numbers, text, lists and tables"
+    )
+
+
+def _bears_identity(info: FieldInfo) -> bool:
+    return not (isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("identity") is False)
+
+
+def fingerprint(stage: str, version: int, config: Mapping[str, object], parents: Mapping[str, Json]) -> str:
+    """Name what a stage will make: 12 hexadecimal digits over all that determines it."""
+    identity = {"stage": stage, "version": version, "config": canonical(config), "parents": parents}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def seed_of(*parts: object) -> int:
+    """Derive a 63-bit seed from what names a random stream, such as (run seed, stage, step, problem, sample)."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file under a folder by relative path, the record itself left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+
+
+def check(artifact: Artifact) -> None:
+    """Raise BrokenArtifact when a file of the artifact was changed or is missing since its record was written."""
+    for name, digest in artifact.record()["files"].items():
+        path = artifact.folder / name
+        if not path.is_file() or _sha256(path) != digest:
+            raise BrokenArtifact(
+                f"{artifact.key}/{name} was changed or is missing since it was made; "
+                f"delete the folder {artifact.folder} to make it again"
+            )
+
+
+def read_json(path: Path) -> dict[str, Json]:
+    """Read a JSON object."""
+    value: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write JSON beside `path`, then rename, so that no reader sees half of it."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def ancestors(artifact_key: str, runs: Path) -> Iterator[tuple[int, dict[str, Json]]]:
+    """Walk the records from an artifact up to its roots, each once, as (depth, record)."""
+    seen: set[str] = set()
+    level = [artifact_key]
+    depth = 0
+    while level:
+        following: list[str] = []
+        for key in level:
+            if key in seen:
+                continue
+            seen.add(key)
+            record = read_json(runs / key / RECORD)
+            yield depth, record
+            following += [parent["key"] for parent in record["parents"]]
+        level, depth = following, depth + 1
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

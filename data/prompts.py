@@ -1,0 +1,57 @@
+"""Templates between people and models, and how a completion is read back.
+
+`zero` is the plain-text template that the base model gets in R1-Zero (DeepSeek-R1, Table 1).
+`chat` is the form from the cold start on: the question between DeepSeek's role tokens, and a
+completion of thinking in `<think>` tags followed by a summary.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Template = Literal["zero", "chat"]
+
+PARAGRAPH = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with "
+    "the answer. The reasoning process and answer are enclosed within <think>...</think> and "
+    "<answer>...</answer> tags, respectively, i.e., <think> reasoning process here </think> "
+    "<answer> answer here </answer>."
+)
+USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
+END = "<｜end▁of▁sentence｜>"
+BEGIN = "<｜begin▁of▁sentence｜>"
+PAD = "<｜▁pad▁｜>"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+_ZERO = re.compile(r"\s*<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
+_CHAT = re.compile(r"\s*<think>(?P<thinking>.*?)</think>(?P<answer>.*)", re.DOTALL)
+_TAG = re.compile(r"</?(?:think|answer)>")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A completion taken apart. `answer` is where the answer counts; None where it is not well formed."""
+
+    thinking: str | None
+    answer: str | None
+    well_formed: bool
+
+
+def render(question: str, template: Template) -> str:
+    """Put a question into a template; the completion starts where the returned text ends."""
+    if template == "zero":
+        return f"{PARAGRAPH} User: {question} Assistant:"
+    return f"{BEGIN}{USER}{question}{ASSISTANT}"
+
+
+def parse(completion: str, template: Template) -> Parts:
+    """Read a completion: each tag once, in order, and nothing outside of them that the template forbids."""
+    match = (_ZERO if template == "zero" else _CHAT).fullmatch(completion)
+    if match is None:
+        return Parts(None, None, False)
+    thinking, answer = match["thinking"].strip(), match["answer"].strip()
+    clean = not _TAG.search(thinking) and not _TAG.search(answer) and bool(answer)
+    return Parts(thinking, answer, True) if clean else Parts(None, None, False)

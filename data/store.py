@@ -1,0 +1,68 @@
+"""Parquet files, and DuckDB's view over all runs.
+
+A table is written beside its place and renamed, so whoever reads it finds it whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import polars as pl
+
+TABLES: Final = ("problems", "trajectories", "kept", "dropped", "rows")
+
+
+def write_table(path: Path, frame: pl.DataFrame) -> None:
+    """Write a table as Parquet (zstd) at once or not at all; its folder has to exist."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        frame.write_parquet(beside, compression="zstd")
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read a table whole. Raises ValueError where there is none."""
+    if not path.is_file():
+        raise ValueError(f"no table at {path}")
+    return pl.read_parquet(path, glob=False)
+
+
+def connect(runs: Path) -> duckdb.DuckDBPyConnection:
+    """A database in memory with a view for each of `TABLES` that some run has.
+
+    A view unites `<runs>/*/<table>.parquet` by column names and adds the folder's name as column `run`;
+    folders whose name starts with a dot are left out. Views cannot be written to, and a query reaches no
+    other file.
+    """
+    connection = duckdb.connect(":memory:")
+    found = {table: _files(runs, table) for table in TABLES}
+    for table, files in found.items():
+        if files:
+            connection.execute(_view(table, files))
+    everything = _list([file for files in found.values() for file in files])
+    connection.execute(f"SET allowed_paths = {everything}")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    return connection
+
+
+def _files(runs: Path, table: str) -> list[str]:
+    return sorted(str(path) for path in runs.glob(f"[!.]*/{table}.parquet"))
+
+
+def _list(texts: list[str]) -> str:
+    return "[{}]".format(", ".join("'" + text.replace("'", "''") + "'" for text in texts))
+
+
+def _view(table: str, files: list[str]) -> str:
+    return (
+        f'CREATE VIEW "{table}" AS SELECT parse_path("filename")[-2] AS run, * EXCLUDE ("filename") '
+        f"FROM read_parquet({_list(files)}, union_by_name = true, filename = true)"
+    )

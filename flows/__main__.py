@@ -1,0 +1,120 @@
+"""The command line `r1`. Each verb calls one function below it and imports inside the verb."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="r1",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The DeepSeek-R1 training pipeline as cached, restartable, audited stages.\n\n"
+    "Begin with `r1 run micro`: the whole of R1 at miniature scale, in minutes. Then `r1 show micro`, "
+    "`r1 trace micro/r1` and `r1 chat micro/r1`.",
+)
+
+Recipe = Annotated[
+    str, typer.Argument(help="A shipped recipe (micro, tiny, seeds, paper) or the path of a .toml file.")
+]
+Runs = Annotated[Path, typer.Option(help="Folder of artifacts, tracking and locks.", envvar="R1_RUNS")]
+Changes = Annotated[
+    list[str],
+    typer.Option("--set", help="Change one setting, as in --set zero.num_generations=16. Repeatable."),
+]
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    changes: Changes = [],  # noqa: B006
+    runs: Runs = Path("runs"),
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; the best there is when left out.")] = "",
+) -> None:
+    """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
+    from flows import recipe as recipes
+    from flows.run import default_device
+    from flows.run import run as make
+
+    loaded = recipes.load(recipe, changes)
+    print(make(loaded, runs, device or default_device()))
+
+
+@app.command()
+def show(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> None:  # noqa: B006
+    """Print the plan: which stage is done, which would run, and which changed setting or parent is why."""
+    from flows import recipe as recipes
+    from flows.run import plan, reasons
+
+    loaded = recipes.load(recipe, changes)
+    for step in plan(loaded, runs):
+        state = "done" if step.artifact.done else "would run"
+        print(f"{step.index + 1:>3} {step.artifact.name:<36} {state:<10} {step.artifact.key}")
+        if not step.artifact.done:
+            for reason in reasons(step, runs, loaded.name):
+                print(f"      {reason.what}: {reason.before} -> {reason.after}")
+
+
+@app.command()
+def trace(
+    identity: Annotated[
+        str, typer.Argument(metavar="ID", help="micro/r1, an artifact's key, or a row's id in one: KEY/ROW.")
+    ],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Follow a row, a dataset or a checkpoint up to the base."""
+    from flows.trace import lines
+
+    for line in lines(identity, runs):
+        print(line)
+
+
+@app.command()
+def chat(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="micro/r1, or a checkpoint's key.")],
+    runs: Runs = Path("runs"),
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.6,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+) -> None:
+    """Talk to a checkpoint; the thinking and the summary are shown apart. An empty line or Ctrl-D ends."""
+    from flows.chat import converse
+
+    converse(identity, runs, temperature, max_tokens)
+
+
+@app.command()
+def export(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="micro/r1, or a checkpoint's key.")],
+    folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a checkpoint as a Hugging Face folder of its own, with its record."""
+    from flows.trace import find, write_checkpoint
+
+    print(write_checkpoint(find(identity, runs), folder))
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on standard error and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except ValueError as error:
+        print(f"r1: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")):
+            print(f"r1: {getattr(error, 'format_message', lambda: error)()}", file=sys.stderr)
+            sys.exit(2)
+        raise
+
+
+if __name__ == "__main__":
+    main()

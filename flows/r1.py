@@ -1,0 +1,120 @@
+"""The paper's figure as flows: each takes a recipe and the artifacts that it builds on.
+
+base -> R1-Zero -> cold start -> Dev1 -> reasoning RL -> Dev2 -> rejection sampling
+base -> SFT on that set -> Dev3 -> RL for all scenarios -> R1
+student -> SFT on that set; beside it the same student with RL alone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data.lineage import Judge, Policy, Report, Table
+from data.prompts import Template
+from flows.recipe import BaseConfig, Recipe
+from tasks.adopt import adopt
+from tasks.collect import collect, collect_general
+from tasks.curate import curate
+from tasks.evaluate import evaluate, trace_curve
+from tasks.grpo import reinforce
+from tasks.preference import label, train_judge
+from tasks.report import report
+from tasks.rollout import generate
+from tasks.sft import finetune, pretrain
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every flow stands on."""
+
+    problems: Table
+    heldout: Table
+    general: Table
+
+
+def ground(recipe: Recipe) -> Ground:
+    """Problems to learn from, problems to be measured by, and written general rows."""
+    return Ground(
+        collect("problems", recipe.problems),
+        collect("heldout", recipe.heldout),
+        collect_general("general", recipe.general),
+    )
+
+
+def base_of(name: str, config: BaseConfig) -> Policy:
+    """A base model, taken or pretrained."""
+    return pretrain(name, config.pretrain) if config.pretrain else adopt(name, config)
+
+
+def bases(recipe: Recipe) -> tuple[Policy, Policy]:
+    """The base and the student's base, and nothing else: what ships as seeds."""
+    return base_of("base", recipe.base), base_of("student_base", recipe.student)
+
+
+def cold_start(recipe: Recipe, base: Policy, zero: Policy, on: Ground) -> Policy:
+    """Readable trajectories of R1-Zero, and the base fine-tuned on them: Dev1."""
+    config = recipe.cold
+    sampled = generate("cold_samples", zero, on.problems, config.generate)
+    rows = curate("cold_rows", sampled, on.general, on.heldout, config.curate)
+    return finetune("dev1", base, rows, config.sft)
+
+
+def rejection(recipe: Recipe, dev2: Policy, on: Ground) -> Table:
+    """The 600k + 200k set: right and readable trajectories of Dev2 with non-reasoning rows."""
+    sampled = generate("rejection_samples", dev2, on.problems, recipe.rejection.generate)
+    return curate("rejection_rows", sampled, on.general, on.heldout, recipe.rejection.curate)
+
+
+def alignment(recipe: Recipe, dev3: Policy, on: Ground) -> tuple[Policy, list[Judge]]:
+    """RL for all scenarios, with reward models trained on labelled answers of Dev3: R1."""
+    config = recipe.preference
+    answers = generate("general_samples", dev3, on.problems, config.generate)
+    labels = label("preference_labels", answers, config.pairs)
+    judges = [
+        train_judge("helpful", dev3, labels, config.helpful),
+        train_judge("harmless", dev3, labels, config.harmless),
+    ]
+    return reinforce("r1", dev3, on.problems, recipe.alignment, judges), judges
+
+
+def r1(recipe: Recipe) -> Report:
+    """Base -> R1-Zero -> Dev1 -> Dev2 -> Dev3 -> R1, the students, and their evaluation."""
+    on = ground(recipe)
+    base, student = bases(recipe)
+    zero = reinforce("zero", base, on.problems, recipe.zero)
+    dev1 = cold_start(recipe, base, zero, on)
+    dev2 = reinforce("dev2", dev1, on.problems, recipe.reasoning)
+    plain = recipe.reasoning.model_copy(update={"language_weight": 0.0})
+    dev2_plain = reinforce("dev2_without_language_reward", dev1, on.problems, plain)
+    rows = rejection(recipe, dev2, on)
+    dev3 = finetune("dev3", base, rows, recipe.sft)
+    final, judges = alignment(recipe, dev3, on)
+    distilled = finetune("student_distilled", student, rows, recipe.distill)
+    student_rl = reinforce("student_rl", student, on.problems, recipe.student_rl)
+
+    def measured(name: str, policy: Policy, template: Template) -> Report:
+        return evaluate(f"{name}_evaluation", policy, on.heldout, template, recipe.evaluation)
+
+    evaluations = {
+        "base": measured("base", base, "zero"),
+        "zero": measured("zero", zero, "zero"),
+        "dev1": measured("dev1", dev1, "chat"),
+        "dev2": measured("dev2", dev2, "chat"),
+        "dev2_without_language_reward": measured("dev2_without_language_reward", dev2_plain, "chat"),
+        "dev3": measured("dev3", dev3, "chat"),
+        "r1": measured("r1", final, "chat"),
+        "student_base": measured("student_base", student, "zero"),
+        "student_distilled": measured("student_distilled", distilled, "chat"),
+        "student_rl": measured("student_rl", student_rl, "zero"),
+    }
+    curves = {
+        name: trace_curve(f"{name}_curve", policy, on.heldout, template, recipe.evaluation)
+        for name, policy, template in (
+            ("zero", zero, recipe.zero.template),
+            ("dev2", dev2, recipe.reasoning.template),
+            ("dev2_without_language_reward", dev2_plain, recipe.reasoning.template),
+        )
+    }
+    trained = {"zero": zero, "dev2": dev2, "dev2_without_language_reward": dev2_plain, "r1": final,
+               "student_rl": student_rl}  # fmt: skip
+    return report("report", evaluations, curves, trained, rows, judges, recipe.evaluation)

@@ -1,0 +1,144 @@
+"""Plan a recipe, run it, and write what became of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.lineage import Json, Report, check, read_json, write_json
+from flows import r1 as figure
+from flows.display import Watch
+from flows.recipe import Recipe, settings_of
+from flows.server import prefect_server
+from tasks.stage import Session, Step, session
+
+FLOWS: dict[str, Callable[[Recipe], object]] = {"r1": figure.r1, "bases": figure.bases}
+
+
+def plan(recipe: Recipe, runs: Path) -> list[Step]:
+    """Say what a recipe would make, in order, without making anything."""
+    with session(Session(runs=runs, mode="plan")) as planned:
+        FLOWS[recipe.flow](recipe)
+    return planned.steps
+
+
+def run(recipe: Recipe, runs: Path, device: str, isolation: str = "rlimit") -> Path:
+    """Make what is not there yet; returns the path of `report.json`."""
+    begun = time.monotonic()
+    steps = plan(recipe, runs)
+    watch = Watch(len(steps))
+    if all(step.cached for step in steps):
+        for step in steps:
+            check(step.artifact)
+            watch.end(step)
+    else:
+        steps = _make(recipe, runs, device, isolation, watch)
+    return _conclude(recipe, runs, steps, time.monotonic() - begun)
+
+
+def _make(recipe: Recipe, runs: Path, device: str, isolation: Any, watch: Watch) -> list[Step]:
+    runs.mkdir(parents=True, exist_ok=True)
+    with prefect_server(runs):
+        from prefect import flow
+
+        from tasks.tracking import MlflowTracker
+
+        tracker = MlflowTracker(runs, recipe.name)
+        opened = Session(runs, "run", device, isolation, watch, tracker)
+
+        @flow(name=recipe.flow, flow_run_name=f"{recipe.flow} {recipe.name}", validate_parameters=False)
+        def pipeline(settings: dict[str, Json]) -> None:
+            with session(opened):
+                FLOWS[recipe.flow](recipe)
+
+        try:
+            pipeline(dict(settings_of(recipe)))
+        except BaseException:
+            tracker.close("FAILED")
+            raise
+        tracker.close()
+    return opened.steps
+
+
+def _conclude(recipe: Recipe, runs: Path, steps: Sequence[Step], wall_s: float) -> Path:
+    folder = runs / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Json] = {
+        "recipe": recipe.name,
+        "wall_s": round(wall_s, 2),
+        "stages": [
+            {"name": step.artifact.name, "stage": step.artifact.stage, "fingerprint": step.artifact.fingerprint,
+             "wall_s": round(step.wall_s, 2), "cached": step.cached}
+            for step in steps
+        ],
+    }  # fmt: skip
+    last = steps[-1].artifact
+    if isinstance(last, Report):
+        report["models"] = read_json(last.folder / "models.json")
+        report["findings"] = read_json(last.folder / "findings.json")
+        shutil.copyfile(last.folder / "report.html", folder / "report.html")
+    write_json(folder / "recipe.json", settings_of(recipe))
+    write_json(folder / "report.json", report)
+    return folder / "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a stage would run: what differs from the artifact of the same name of the last run."""
+
+    what: str
+    before: Json
+    after: Json
+
+
+def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
+    """Compare a step with what the recipe's last run made under its name."""
+    last = runs / recipe / "report.json"
+    if not last.is_file():
+        return []
+    made = {entry["name"]: entry for entry in read_json(last)["stages"]}.get(step.artifact.name)
+    if made is None:
+        return [Reason("stage", None, step.artifact.stage)]
+    record_file = runs / f"{made['stage']}-{made['fingerprint']}" / "record.json"
+    if not record_file.is_file():
+        return [Reason("artifact", "deleted", None)]
+    record = read_json(record_file)
+    found = (
+        [Reason("stage version", record["version"], step.version)]
+        if record["version"] != step.version
+        else []
+    )
+    found += _differences(record["config"], step.config, "")
+    before = {(p["argument"], p["name"]): p["key"] for p in record["parents"]}
+    after = {(key, each.name): each.key for key, each_list in step.parents.items() for each in each_list}
+    return found + [
+        Reason(f"parent {name}", before.get((argument, name)), key)
+        for (argument, name), key in after.items()
+        if before.get((argument, name)) != key
+    ]
+
+
+def _differences(before: Json, after: Json, path: str) -> list[Reason]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted(before.keys() | after.keys())
+        return [
+            found
+            for key in keys
+            for found in _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if before == after else [Reason(path, before, after)]
+
+
+def default_device() -> str:
+    """`cuda` where there is one, else `cpu`."""
+    if importlib.util.find_spec("torch") is None or os.environ.get("R1_DEVICE"):
+        return os.environ.get("R1_DEVICE", "cpu")
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,93 @@
+"""Log-probabilities of given tokens straight from hidden states, in chunks of tokens.
+
+Shapes: N tokens, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+KEPT_BYTES = 2**26  # log-softmax values up to this size are kept for the backward pass, not computed again
+
+
+def token_logprobs(
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(hidden head^T / temperature) at the targets, and on request the entropy of it in nats.
+
+    Both are (N,) float32. The log-probabilities are differentiable in hidden and head, the entropy is not.
+    Logits exist for `chunk` tokens at a time; where all of them would be large, the backward pass computes
+    them again.
+    """
+    return _TokenLogprobs.apply(hidden_ND, head_VD, targets_N, temperature, chunk, entropy)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        wants_entropy: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        kind = _product_type(hidden)
+        keep = any(ctx.needs_input_grad) and 4 * len(targets) * len(head) <= KEPT_BYTES
+        result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty_like(result) if wants_entropy else None
+        kept = []
+        for part in _parts(len(targets), chunk):
+            logprobs = _log_softmax(hidden[part].to(kind), head.to(kind), temperature)
+            result[part] = logprobs.gather(1, targets[part, None])[:, 0]
+            if entropy is not None:
+                entropy[part] = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+            if keep:
+                kept.append(logprobs)
+        ctx.save_for_backward(hidden, head, targets, *kept)
+        ctx.temperature, ctx.chunk, ctx.kind = temperature, chunk, kind
+        if entropy is not None:
+            ctx.mark_non_differentiable(entropy)
+        return result, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """d logprob / d logits = (onehot - softmax) / temperature."""
+        hidden, head, targets, *kept = ctx.saved_tensors
+        hidden_, head_ = hidden.to(ctx.kind), head.to(ctx.kind)
+        grad_hidden = torch.empty_like(hidden_)
+        grad_head = torch.zeros_like(head, dtype=torch.float32)
+        for number, part in enumerate(_parts(len(targets), ctx.chunk)):
+            logprobs = kept[number] if kept else _log_softmax(hidden_[part], head_, ctx.temperature)
+            slope = (grad[part] / ctx.temperature)[:, None]
+            grad_logits = logprobs.exp().mul_(-slope).scatter_add_(1, targets[part, None], slope).to(ctx.kind)
+            torch.mm(grad_logits, head_, out=grad_hidden[part])
+            grad_head += grad_logits.t() @ hidden_[part]
+        return grad_hidden.to(hidden.dtype), grad_head.to(head.dtype), None, None, None, None
+
+
+def _log_softmax(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
+    logits = (hidden @ head.t()).float()
+    return torch.log_softmax(logits / temperature if temperature != 1 else logits, -1)
+
+
+def _parts(total: int, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, total, chunk)]
+
+
+def _product_type(hidden: Tensor) -> torch.dtype:
+    """The type that products are taken in: autocast's where it is on."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype

@@ -1,0 +1,1 @@
+"""The bench where rows meet tensors: one file a verb."""

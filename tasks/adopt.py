@@ -1,0 +1,34 @@
+"""Take a model that exists into the pipeline, by its digest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from data.lineage import Policy
+from tasks.collect import digest_of
+from tasks.stage import Run, Summary, stage
+
+
+class Source(Protocol):
+    """A folder and the digest that it must have; only the digest bears identity."""
+
+    path: Path | None
+    digest: str
+
+
+@stage(version=1, makes=Policy)
+def adopt(run: Run, source: Source) -> Summary:
+    """Copy a checkpoint folder; its record, where it has one, comes along as `origin.json`."""
+    assert source.path is not None
+    if digest_of(source.path) != source.digest:
+        raise ValueError(f"{source.path} was changed while it was read")
+    shutil.copytree(source.path, run.folder / "policy")
+    origin = run.folder / "policy" / "record.json"
+    if origin.is_file():
+        origin.rename(run.folder / "origin.json")
+    return {
+        "digest": source.digest,
+        "bytes": sum(p.stat().st_size for p in source.path.rglob("*") if p.is_file()),
+    }

@@ -1,0 +1,160 @@
+"""Configuration -> Table of problems or of general fine-tuning rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, Self
+
+import polars as pl
+from pydantic import Field, model_validator
+
+from data.lineage import PLACE, Settings, Table
+from data.problems import generate, held_out, read_problems
+from data.prompts import render
+from data.records import Language, Problem, Row
+from data.store import read_table, write_table
+from data.world.corpus import Wheel, draw_for_training
+from data.world.families import SHARES, SOURCES
+from data.world.replies import reply, writer
+from tasks.stage import Run, Summary, stage
+
+GENERAL: dict[str, float] = {"helpful": 0.6, "harmless": 0.4}
+"""Shares of the general prompts: questions to help with, and requests some of which must be refused."""
+
+
+class ProblemsConfig(Settings):
+    """Where problems come from: the miniature world, or a file of one's own."""
+
+    split: Literal["train", "heldout"] = Field("train", description="by a hash of the language-free problem")
+    count: int = Field(4000, ge=0, description="reasoning problems; ignored with a path")
+    general_count: int = Field(
+        600, ge=0, description="general prompts: questions to help with, requests to refuse"
+    )
+    families: dict[str, float] = Field(
+        default=dict(SHARES), description="generated families and their shares"
+    )
+    seed: int = 0
+    path: Path | None = Field(
+        None,
+        description="JSONL, Parquet or a dataset on disk, instead of the generated",
+        json_schema_extra=PLACE,
+    )
+    digest: str = Field("", description="SHA-256 of the file at `path`; filled in when the recipe is read")
+    columns: dict[str, str] = Field(
+        default={}, description="column of the file for each of prompt, solution, ..."
+    )
+    divide: bool = Field(True, description="keep only this split's part of the file, by the hash")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Self:
+        if self.path is None and self.count + self.general_count == 0:
+            raise ValueError("an empty problem set: count and general_count are both 0")
+        return self
+
+
+def digest_of(path: Path) -> str:
+    """Hash the file, or every file of the folder, at `path`. Raises ValueError when there is nothing."""
+    if not path.exists():
+        raise ValueError(f"no such file or folder: {path}")
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+@stage(version=1, makes=Table)
+def collect(run: Run, config: ProblemsConfig) -> Summary:
+    """Write `problems.parquet`: reasoning problems and general prompts of one split."""
+    reasoning = _own(config) if config.path else _generated(config)
+    frame = as_frame([*reasoning, *_general(config)])
+    write_table(run.folder / "problems.parquet", frame)
+    counts = frame.group_by("family").len().sort("family")
+    return {"rows": len(frame), "families": dict(counts.iter_rows())}
+
+
+def _generated(config: ProblemsConfig) -> list[Problem]:
+    return list(generate(config.families, config.count, config.seed, config.split)) if config.count else []
+
+
+def _general(config: ProblemsConfig) -> list[Problem]:
+    return (
+        list(generate(GENERAL, config.general_count, config.seed, config.split))
+        if config.general_count
+        else []
+    )
+
+
+def _own(config: ProblemsConfig) -> list[Problem]:
+    assert config.path is not None
+    problems = read_problems(config.path, config.columns)
+    if not config.divide:
+        return problems
+    kept = [problem for problem in problems if held_out(problem.key) == (config.split == "heldout")]
+    if not kept:
+        raise ValueError(
+            f"{config.path}: none of its {len(problems)} problems falls in the {config.split} split "
+            "(1 in 20 is held out); give heldout.path a file of its own"
+        )
+    return kept
+
+
+class GeneralRowsConfig(Settings):
+    """Non-reasoning rows for fine-tuning: replies of writers of mixed quality to general prompts."""
+
+    rows: int = Field(300, ge=0)
+    careless: float = Field(0.35, ge=0, le=1, description="share of writers who fail in some way")
+    seed: int = 0
+
+
+@stage(version=1, makes=Table)
+def collect_general(run: Run, config: GeneralRowsConfig) -> Summary:
+    """Write `rows.parquet`: general prompts with written replies, thinking left empty for trivial ones."""
+    rows = list(_written(config))
+    frame = rows_frame(rows)
+    write_table(run.folder / "rows.parquet", frame)
+    return {"rows": len(frame)}
+
+
+def _written(config: GeneralRowsConfig) -> Iterator[Row]:
+    rng = Random(f"general rows/{config.seed}")
+    sources = Wheel({SOURCES[name]: share for name, share in GENERAL.items()})
+    for index in range(config.rows):
+        language: Language = "zh" if index % 2 else "en"
+        source = sources.draw(rng)
+        item = draw_for_training(source.draw, rng)
+        question = source.question(item, language, rng)
+        thinking, summary = reply(item, language, rng, writer(item, rng, config.careless))
+        completion = f"<think> {thinking} </think> {summary}" if thinking else f"<think> </think> {summary}"
+        yield Row(
+            f"general/{index:06d}", source.name, language, render(question, "chat"), completion, "writers"
+        )
+
+
+PROBLEM_SCHEMA: dict[str, Any] = dict.fromkeys(Problem.__dataclass_fields__, pl.String)
+ROW_SCHEMA: dict[str, Any] = dict.fromkeys(Row.__dataclass_fields__, pl.String)
+
+
+def as_frame(problems: Sequence[Problem]) -> pl.DataFrame:
+    """Lay problems out as a table."""
+    return pl.DataFrame([asdict(problem) for problem in problems], schema=PROBLEM_SCHEMA)
+
+
+def rows_frame(rows: Sequence[Row]) -> pl.DataFrame:
+    """Lay fine-tuning rows out as a table."""
+    return pl.DataFrame([asdict(row) for row in rows], schema=ROW_SCHEMA)
+
+
+def problems_of(table: Table) -> list[Problem]:
+    """Read the problems of a table."""
+    frame = read_table(table.folder / "problems.parquet")
+    return [Problem(**row) for row in frame.iter_rows(named=True)]
+
+
+def rows_of(table: Table) -> list[Row]:
+    """Read the fine-tuning rows of a table."""
+    return [Row(**row) for row in read_table(table.folder / "rows.parquet").iter_rows(named=True)]

@@ -1,0 +1,301 @@
+"""Policy x problems -> scored groups, for training and for evaluation; `generate` keeps them as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+from pydantic import Field
+from torch import nn
+
+from data.language import consistency, reflection_count
+from data.lineage import Policy, Settings, Table, seed_of
+from data.prompts import Template, parse, render
+from data.records import Completion, Problem, Trajectory, Verdict
+from data.store import read_table, write_table
+from data.verifiers import verify_all
+from model import checkpoint
+from model.sampler import sample
+from model.tokenizer import Tokenizer
+from tasks.collect import problems_of
+from tasks.rewards import RewardWeights, reward
+from tasks.stage import Run, Summary, stage
+
+RULED = frozenset({"math", "choice", "code", "expression"})
+"""Verifiers that judge by a rule; the others' problems are general prompts."""
+
+Prefer = Callable[[Sequence[Trajectory]], Sequence[float]]
+"""Preference scores in [0, 1] of answers to general prompts."""
+
+
+class Sampling(Settings):
+    """How completions are drawn."""
+
+    template: Template = Field("chat", description="zero: plain text for a base model; chat: role tokens")
+    num_generations: int = Field(4, ge=1, description="completions a problem")
+    temperature: float = Field(1.0, ge=0, description="0 takes the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_completion_length: int = Field(192, ge=1, description="tokens; a longer completion is cut off")
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A language model with its tokenizer: what a policy is in memory."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+
+
+def load(policy: Policy, device: str) -> Speaker:
+    """Read a policy from its folder."""
+    model, tokenizer = checkpoint.load(policy.checkpoint, device=device)
+    return Speaker(model, tokenizer)
+
+
+def complete(
+    speaker: Speaker,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    stream: Sequence[object],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[Completion]]:
+    """Draw `num_generations` completions a problem.
+
+    The random stream of each is named by (`sampling.seed`, `stream`, problem id, sample index), so it
+    does not depend on what else is drawn beside it.
+    """
+    tokenizer = speaker.tokenizer
+    prompts = [tokenizer.encode(render(problem.prompt, sampling.template)) for problem in problems]
+    seeds = [
+        [seed_of(sampling.seed, *stream, problem.id, index) for index in range(sampling.num_generations)]
+        for problem in problems
+    ]
+    groups = sample(
+        speaker.model,
+        prompts,
+        seeds,
+        max_tokens=sampling.max_completion_length,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        stop_ids=[tokenizer.eos_id],
+        on_progress=on_progress,
+    )
+    return [
+        [
+            Completion(tuple(drawn.ids), tuple(drawn.logprobs), _text(tokenizer, drawn.ids), drawn.finish)
+            for drawn in group
+        ]
+        for group in groups
+    ]
+
+
+def rollout(
+    speaker: Speaker,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    weights: RewardWeights,
+    *,
+    stream: Sequence[object] = (),
+    step: int = 0,
+    prefer: Prefer | None = None,
+    isolation: Isolation = "rlimit",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[Trajectory]]:
+    """Draw completions, judge each, and return the groups in the order of the problems."""
+    completions = complete(speaker, problems, sampling, stream, on_progress)
+    pairs = [(p, c) for p, group in zip(problems, completions, strict=True) for c in group]
+    verdicts = _verdicts(pairs, sampling.template, isolation)
+    numbers = [index for group in completions for index in range(len(group))]
+    flat = [
+        _trajectory(problem, completion, number, verdict, sampling.template, weights, step)
+        for (problem, completion), number, verdict in zip(pairs, numbers, verdicts, strict=True)
+    ]
+    if prefer is not None:
+        flat = _preferred(flat, prefer, sampling.template, weights)
+    size = sampling.num_generations
+    return [flat[begin : begin + size] for begin in range(0, len(flat), size)]
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return tokenizer.decode([token for token in ids if token != tokenizer.eos_id])
+
+
+def _verdicts(
+    pairs: Sequence[tuple[Problem, Completion]], template: Template, isolation: Isolation
+) -> list[Verdict | None]:
+    ruled = [(problem, completion.text) for problem, completion in pairs if problem.verifier in RULED]
+    judged = iter(verify_all(ruled, template, isolation=isolation))
+    return [next(judged) if problem.verifier in RULED else None for problem, _ in pairs]
+
+
+def _trajectory(
+    problem: Problem,
+    completion: Completion,
+    number: int,
+    verdict: Verdict | None,
+    template: Template,
+    weights: RewardWeights,
+    step: int,
+) -> Trajectory:
+    parts = parse(completion.text, template)
+    ratio = consistency(parts.thinking, problem.language).ratio if parts.thinking is not None else None
+    return Trajectory(
+        id=f"{step}/{problem.id}/{number}" if step else f"{problem.id}/{number}",
+        problem=problem,
+        completion=completion,
+        thinking=parts.thinking,
+        answer=parts.answer,
+        verdict=verdict,
+        reward=reward(parts, verdict, ratio, None, weights),
+        consistency=ratio,
+        reflections=reflection_count(completion.text),
+        step=step,
+    )
+
+
+def _preferred(
+    flat: Sequence[Trajectory], prefer: Prefer, template: Template, weights: RewardWeights
+) -> list[Trajectory]:
+    general = [index for index, each in enumerate(flat) if each.verdict is None]
+    scores = dict(zip(general, prefer([flat[index] for index in general]), strict=True))
+    scored = list(flat)
+    for index, preference in scores.items():
+        each = flat[index]
+        again = reward(parse(each.completion.text, template), None, each.consistency, preference, weights)
+        scored[index] = replace(each, reward=again)
+    return scored
+
+
+def as_frame(trajectories: Sequence[Trajectory]) -> pl.DataFrame:
+    """Lay trajectories out as a table, one row each, every part of the reward a column."""
+    return pl.DataFrame([_row(each) for each in trajectories], schema=SCHEMA)
+
+
+PARTS = ("accuracy", "format", "language", "preference")
+
+SCHEMA: dict[str, Any] = {
+    "id": pl.String,
+    "problem_id": pl.String,
+    "key": pl.String,
+    "family": pl.String,
+    "language": pl.String,
+    "prompt": pl.String,
+    "solution": pl.String,
+    "verifier": pl.String,
+    "completion": pl.String,
+    "thinking": pl.String,
+    "answer": pl.String,
+    "tokens": pl.Int32,
+    "finish": pl.String,
+    "well_formed": pl.Boolean,
+    "verdict": pl.String,
+    "extracted": pl.String,
+    "reason_detail": pl.String,
+    "reward": pl.Float64,
+    **{f"reward_{part}": pl.Float64 for part in PARTS},
+    "consistency": pl.Float64,
+    "reflections": pl.Int32,
+    "step": pl.Int32,
+    "advantage": pl.Float64,
+}
+
+
+def _row(each: Trajectory) -> dict[str, object]:
+    problem, completion, verdict, earned = each.problem, each.completion, each.verdict, each.reward
+    return {
+        "id": each.id,
+        "problem_id": problem.id,
+        "key": problem.key,
+        "family": problem.family,
+        "language": problem.language,
+        "prompt": problem.prompt,
+        "solution": problem.solution,
+        "verifier": problem.verifier,
+        "completion": completion.text,
+        "thinking": each.thinking,
+        "answer": each.answer,
+        "tokens": len(completion.ids),
+        "finish": completion.finish,
+        "well_formed": each.thinking is not None,
+        "verdict": verdict.status if verdict else None,
+        "extracted": verdict.answer if verdict else None,
+        "reason_detail": verdict.reason if verdict else None,
+        "reward": earned.total,
+        **{f"reward_{part}": earned.parts.get(part) for part in PARTS},
+        "consistency": each.consistency,
+        "reflections": each.reflections,
+        "step": each.step,
+        "advantage": each.advantage,
+    }
+
+
+class GenerateConfig(Settings):
+    """Trajectories of a policy on training problems."""
+
+    sampling: Sampling = Sampling()
+    problems: int = Field(1000, ge=1, description="how many problems of the set are asked, from its start")
+    general: bool = Field(False, description="ask the general prompts instead of the reasoning problems")
+
+
+@stage(version=1, makes=Table)
+def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) -> Summary:
+    """Sample trajectories: `trajectories.parquet`, one row a completion."""
+    asked = [p for p in problems_of(problems) if (p.verifier not in RULED) == config.general]
+    asked = asked[: config.problems]
+    if not asked:
+        raise ValueError(
+            f"{problems.key} holds no {'general prompts' if config.general else 'reasoning problems'}"
+        )
+    frames = list(_generated(run, load(policy, run.device), asked, config))
+    frame = pl.concat(frames)
+    write_table(run.folder / "trajectories.parquet", frame)
+    return {
+        "rows": len(frame),
+        "problems": len(asked),
+        "accuracy": _mean(frame["verdict"] == "correct") if not config.general else None,
+        "well_formed": _mean(frame["well_formed"]),
+        "mean_length": _mean(frame["tokens"]),
+    }
+
+
+SHARD = 128
+"""Problems sampled at a time by `generate`."""
+
+
+def _generated(
+    run: Run, speaker: Speaker, asked: Sequence[Problem], config: GenerateConfig
+) -> Iterator[pl.DataFrame]:
+    for begin in range(0, len(asked), SHARD):
+        part = asked[begin : begin + SHARD]
+        groups = rollout(
+            speaker,
+            part,
+            config.sampling,
+            RewardWeights(language_weight=1.0),
+            stream=("generate",),
+            isolation=run.session.isolation,
+        )
+        run.progress(begin + len(part), len(asked))
+        yield as_frame([each for group in groups for each in group])
+
+
+def trajectories_of(table: Table) -> pl.DataFrame:
+    """Read the trajectories of a table."""
+    return read_table(table.folder / "trajectories.parquet")
+
+
+def mean_parts(trajectories: Sequence[Trajectory]) -> Mapping[str, float]:
+    """Average each part of the reward over the trajectories that it applies to, under TRL's names."""
+    means = {}
+    for part in PARTS:
+        values = [each.reward.parts[part] for each in trajectories if part in each.reward.parts]
+        if values:
+            means[f"rewards/{part}/mean"] = sum(values) / len(values)
+    return means
+
+
+def _mean(series: pl.Series) -> float:
+    return float(series.cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]

@@ -1,0 +1,299 @@
+"""Learning from text: `pretrain` makes a base, `finetune` teaches a policy the rows of a table.
+
+Pretraining follows DeepSeek-V3 (section 4.2): AdamW 0.9/0.95, weight decay 0.1, gradient norm 1, documents
+packed without a mask between them, a constant rate that decays at the end, the gate's bias moved by the
+sign of each expert's load, the sequence-wise balance loss, and multi-token prediction weighed by lambda.
+Fine-tuning follows DeepSeek-R1: cosine from the initial rate to a tenth of it, 2 to 3 epochs. Where it is
+silent: rows are padded and not packed, only the completion is learned, and the balancing goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from data.lineage import Policy, Settings, Table, seed_of
+from data.prompts import ASSISTANT, BEGIN, END, PAD, PARAGRAPH, TAGS, USER
+from data.records import Row
+from data.world.corpus import Mixture, documents
+from data.world.words import pieces
+from model import checkpoint
+from model.config import ModelConfig
+from model.loss import token_logprobs
+from model.moe import balance_loss
+from model.optim import adamw, schedule
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from tasks.batch import Batch, pack, padded_batches
+from tasks.collect import rows_of
+from tasks.rollout import Speaker, load
+from tasks.stage import Metrics, Run, Summary, stage
+
+MICROBATCH_TOKENS = 8_000
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    + f"{USER}{{{{ m.content }}}}"
+    + "{% else %}"
+    + f"{ASSISTANT}{{{{ m.content }}}}{{{{ eos_token }}}}"
+    + "{% endif %}{% endfor %}{% if add_generation_prompt %}"
+    + ASSISTANT
+    + "{% endif %}"
+)
+
+
+class Balance(Settings):
+    """How the experts are kept busy, and what the MTP head adds to the loss."""
+
+    bias_update_speed: float = Field(0.001, ge=0, description="gamma: step of the gate's bias; 0 freezes it")
+    balance_alpha: float = Field(0.0001, ge=0, description="weight of the sequence-wise balance loss")
+    mtp_lambda: float = Field(0.3, ge=0, description="weight of the multi-token prediction loss")
+
+
+class PretrainConfig(Balance):
+    """A base model of DeepSeek-V3's architecture and the crawl that it reads."""
+
+    architecture: dict[str, Any] = Field(
+        default={}, description="fields of config.json that differ from the default"
+    )
+    mixture: Mixture = Mixture()
+    documents: int = Field(1_400_000, ge=1, description="documents of the crawl")
+    epochs: int = Field(2, ge=1)
+    max_steps: int = Field(0, ge=0, description="stop after so many steps; 0 reads all")
+    sequence_length: int = Field(192, ge=8)
+    batch_size: int = Field(256, ge=1, description="windows a step")
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    decay_fraction: float = Field(
+        0.3, gt=0, le=1, description="last part of the steps, over which the rate falls"
+    )
+    weight_decay: float = 0.1
+    seed: int = 0
+
+
+class SFTConfig(Balance):
+    """Supervised fine-tuning on rows of prompt and completion."""
+
+    num_train_epochs: int = Field(2, ge=1)
+    batch_size: int = Field(64, ge=1, description="rows a step")
+    learning_rate: float = Field(5e-4, gt=0)
+    final_rate_fraction: float = Field(0.1, ge=0, le=1, description="last rate of the cosine over the first")
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float = Field(0.1, ge=0)
+    max_length: int = Field(512, ge=8, description="tokens; a longer row is refused")
+    mtp_lambda: float = Field(0.1, ge=0)
+    seed: int = 0
+
+
+def build_tokenizer() -> Tokenizer:
+    """Make the miniature's tokenizer: the world's words, single digits, and bytes for all else."""
+    return Tokenizer.build(
+        pieces(),
+        special=[BEGIN, END, PAD, USER, ASSISTANT],
+        added=[*TAGS, PARAGRAPH],
+        bos=BEGIN,
+        eos=END,
+        pad=PAD,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def losses(model: Transformer, batch: Batch, tokens: float, config: Balance) -> dict[str, Tensor]:
+    """Return a batch's share of a step's losses, their weighted sum under `loss`.
+
+    Cross-entropies are summed over the learned tokens and divided by `tokens`, those of the whole step; the
+    MTP head's target is one token further (DeepSeek-V3 eq. 24). The balance loss is the mean over sequences.
+    """
+    routing: list[Tensor] = []
+    with_mtp = config.mtp_lambda > 0 and model.model.mtp is not None
+    if with_mtp:
+        hidden, further = model.hidden_with_mtp(batch.tokens, batch.valid, routing)
+    else:
+        hidden = model.hidden(batch.tokens, batch.valid, routing)
+    main = cross_entropy(model, hidden[:, :-1], batch.tokens[:, 1:], batch.mask) / tokens
+    parts = {"ce_loss": main, "loss": main}
+    if with_mtp:
+        parts["mtp_loss"] = (
+            cross_entropy(model, further[:, :-1], batch.tokens[:, 2:], batch.mask[:, 1:]) / tokens
+        )
+        parts["loss"] = parts["loss"] + config.mtp_lambda * parts["mtp_loss"]
+    if routing and config.balance_alpha:
+        alpha = config.balance_alpha * float(batch.mask.sum()) / tokens
+        for scores in routing:  # the MTP layer sees no first token
+            valid = batch.valid[:, -scores.shape[1] :]
+            parts["loss"] = parts["loss"] + balance_loss(
+                [scores], model.config.num_experts_per_tok, alpha, valid
+            )
+    return parts
+
+
+def cross_entropy(model: Transformer, hidden: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Sum of the cross-entropy over the places where the mask is not 0."""
+    chosen = mask.bool()
+    return -token_logprobs(hidden[chosen], model.lm_head.weight, targets[chosen])[0].sum()
+
+
+@dataclass(slots=True)
+class Student:
+    """A policy that learns from text, with its optimiser."""
+
+    speaker: Speaker
+    optimizer: torch.optim.Optimizer
+    config: Balance
+    device: str
+
+    def step(self, batches: Sequence[Batch], rate: float) -> dict[str, float]:
+        """Take one optimiser step on micro-batches; returns the losses, MaxVio and the gradient norm."""
+        model = self.speaker.model
+        assert isinstance(model, Transformer)
+        model.train()
+        tokens = sum(float(batch.mask.sum()) for batch in batches)
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
+                parts = losses(model, batch, tokens, self.config)
+            parts["loss"].backward()
+            for name, value in parts.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        violation = model.max_violation()
+        model.update_bias(self.config.bias_update_speed)
+        figures = {name: value.item() for name, value in totals.items()}
+        return {**figures, "grad_norm": float(norm), "max_violation": violation, "learning_rate": rate,
+                "num_tokens": tokens}  # fmt: skip
+
+
+def read(student: Student, windows: np.ndarray, config: PretrainConfig) -> Iterator[tuple[int, int, Metrics]]:
+    """Pretrain on windows (N, T) of token ids; yields (step, of, metrics)."""
+    per_epoch = len(windows) // config.batch_size
+    total = per_epoch * config.epochs
+    total = min(total, config.max_steps) if config.max_steps else total
+    order = np.empty(0, dtype=np.int64)
+    for step in range(total):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            order = np.random.default_rng(seed_of(config.seed, "epoch", epoch)).permutation(len(windows))
+        chosen = windows[order[place * config.batch_size : (place + 1) * config.batch_size]]
+        rate = schedule(
+            step, per_epoch * config.epochs, config.learning_rate, 0.0, config.warmup_steps, "linear",
+            decay=config.decay_fraction,
+        )  # fmt: skip
+        yield step + 1, total, student.step(_window_batches(chosen, student.device), rate)
+
+
+def _window_batches(windows: np.ndarray, device: str) -> list[Batch]:
+    rows = len(windows) if device.startswith("cuda") else max(1, MICROBATCH_TOKENS // windows.shape[1])
+    batches = []
+    for begin in range(0, len(windows), rows):
+        tokens = torch.from_numpy(windows[begin : begin + rows].astype(np.int64)).to(device)
+        valid = torch.ones_like(tokens, dtype=torch.bool)
+        batches.append(Batch(tokens, valid[:, 1:].float(), valid, []))
+    return batches
+
+
+def study(student: Student, rows: Sequence[Row], config: SFTConfig) -> Iterator[tuple[int, int, Metrics]]:
+    """Fine-tune on rows; yields (step, of, metrics). Raises ValueError for a row longer than `max_length`."""
+    tokenizer = student.speaker.tokenizer
+    prompts = tokenizer.encode_batch([row.prompt for row in rows])
+    answers = tokenizer.encode_batch([row.completion for row in rows])
+    sequences = [
+        [*prompt, *answer, tokenizer.eos_id] for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    for row, sequence in zip(rows, sequences, strict=True):
+        if len(sequence) > config.max_length:
+            raise ValueError(
+                f"row {row.id} has {len(sequence)} tokens, more than max_length = {config.max_length}"
+            )
+    per_epoch = math.ceil(len(rows) / config.batch_size)
+    total = per_epoch * config.num_train_epochs
+    last = config.learning_rate * config.final_rate_fraction
+    for step in range(total):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            order = list(range(len(rows)))
+            random.Random(seed_of(config.seed, "epoch", epoch)).shuffle(order)
+        chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
+        batches = list(
+            padded_batches(
+                [sequences[i] for i in chosen],
+                [len(prompts[i]) for i in chosen],
+                max_tokens=MICROBATCH_TOKENS,
+                pad_id=tokenizer.pad_id,
+                device=student.device,
+            )
+        )
+        rate = schedule(step, total, config.learning_rate, last, config.warmup_steps, "cosine")
+        yield step + 1, total, student.step(batches, rate)
+
+
+@stage(version=1, makes=Policy)
+def pretrain(run: Run, config: PretrainConfig) -> Summary:
+    """Make a base model from the miniature world's crawl."""
+    torch.manual_seed(seed_of(config.seed, "weights"))
+    tokenizer = build_tokenizer()
+    shape = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
+             "pad_token_id": tokenizer.pad_id, **config.architecture}  # fmt: skip
+    model = Transformer(ModelConfig(**shape)).to(run.device)
+    windows = crawl(tokenizer, config)
+    optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+    student = Student(Speaker(model, tokenizer), optimizer, config, run.device)
+    metrics: Metrics = {}
+    for step, total, metrics in read(student, windows, config):
+        run.log(step, total, metrics)
+    checkpoint.save(run.folder / "policy", model, tokenizer, dtype=torch.float16)
+    return {"parameters": sum(p.numel() for p in model.parameters()), "tokens": int(windows.size) * config.epochs,
+            "crawl_digest": hashlib.sha256(windows.tobytes()).hexdigest(), **metrics}  # fmt: skip
+
+
+CRAWL_SHARD = 10_000
+"""Documents of a shard; the crawl does not depend on how many processes write it."""
+
+
+def crawl(tokenizer: Tokenizer, config: PretrainConfig) -> np.ndarray:
+    """Write the crawl and cut it into windows (N, sequence_length) of token ids."""
+    shards = [(config, shard, min(CRAWL_SHARD, config.documents - shard * CRAWL_SHARD), tokenizer.inner.to_str())
+              for shard in range(math.ceil(config.documents / CRAWL_SHARD))]  # fmt: skip
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as workers:
+        parts = list(workers.map(_shard, shards))
+    return pack(np.concatenate(parts), config.sequence_length)
+
+
+def _shard(job: tuple[PretrainConfig, int, int, str]) -> np.ndarray:
+    config, shard, count, source = job
+    inner = tokenizers.Tokenizer.from_str(source)
+    end = inner.token_to_id(END)
+    texts = list(documents(config.seed, shard, count, config.mixture))
+    encoded = inner.encode_batch_fast(texts, add_special_tokens=False)
+    return np.concatenate([np.asarray([*each.ids, end], dtype=np.int32) for each in encoded])
+
+
+@stage(version=1, makes=Policy)
+def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summary:
+    """Teach a policy the rows of a table."""
+    speaker = load(policy, run.device)
+    optimizer = adamw(
+        speaker.model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+    )
+    student = Student(speaker, optimizer, config, run.device)
+    lessons = rows_of(rows)
+    metrics: Metrics = {}
+    for step, total, metrics in study(student, lessons, config):
+        run.log(step, total, metrics)
+    checkpoint.save(run.folder / "policy", speaker.model, speaker.tokenizer)
+    return {"rows": len(lessons), **metrics}

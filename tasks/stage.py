@@ -1,0 +1,275 @@
+"""A stage: a plain function that fills a folder, run once per fingerprint as a Prefect task.
+
+    @stage(version=1, makes=Policy)
+    def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summary: ...
+
+    dev1 = finetune("dev1", base, cold, recipe.cold.sft)
+
+Calling a stage needs a session. In a planning session nothing runs: the call returns the handle of what
+would be made. In a running session the folder is filled under a lock beside it, then the record is
+written; a folder that has a record is taken as it is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import inspect
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+
+from data.lineage import RECORD, Artifact, Json, canonical, check, file_digests, fingerprint, write_json
+
+P = ParamSpec("P")
+A = TypeVar("A", bound=Artifact)
+Summary = dict[str, Json]
+Metrics = Mapping[str, float]
+
+
+class Display(Protocol):
+    """Where people watch a run."""
+
+    def begin(self, step: Step) -> None: ...
+    def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None: ...
+    def end(self, step: Step) -> None: ...
+
+
+class Tracker(Protocol):
+    """Where a stage's history is kept (`tasks.tracking`)."""
+
+    def begin(self, step: Step) -> str: ...
+    def log(self, run_id: str, metrics: Metrics, at: int) -> None: ...
+    def end(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]: ...
+    def fail(self, run_id: str, killed: bool) -> None: ...
+
+
+@dataclass(slots=True)
+class Step:
+    """One call of a stage: what it would make, out of what, and what came of it in this session."""
+
+    artifact: Artifact
+    version: int
+    config: dict[str, Json]
+    parents: dict[str, list[Artifact]]
+    cached: bool
+    wall_s: float = 0.0
+    index: int = 0
+
+
+@dataclass(slots=True)
+class Session:
+    """The context that stages are called in: where artifacts live, on what to compute, who watches."""
+
+    runs: Path
+    mode: Literal["plan", "run"]
+    device: str = "cpu"
+    isolation: Literal["rlimit", "namespace"] = "rlimit"
+    display: Display | None = None
+    tracker: Tracker | None = None
+    steps: list[Step] = field(default_factory=list)
+    states: dict[str, Any] = field(default_factory=dict)
+
+
+_session: ContextVar[Session] = ContextVar("session")
+
+
+@contextmanager
+def session(opened: Session) -> Iterator[Session]:
+    """Make a session the one that stage calls in this block belong to."""
+    token = _session.set(opened)
+    try:
+        yield opened
+    finally:
+        _session.reset(token)
+
+
+@dataclass(slots=True)
+class Run:
+    """What a stage's body gets: the folder to fill, the device, and a place for its metrics."""
+
+    step: Step
+    session: Session
+    run_id: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return self.step.artifact.folder
+
+    @property
+    def device(self) -> str:
+        return self.session.device
+
+    @property
+    def name(self) -> str:
+        return self.step.artifact.name
+
+    def log(self, done: int, total: int, metrics: Metrics) -> None:
+        """Record the metrics of one step out of `total`, in `metrics.jsonl` and MLflow, and show how far it is."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": done, **metrics}) + "\n")
+        if self.session.tracker:
+            self.session.tracker.log(self.run_id, metrics, done)
+        self.progress(done, total, metrics)
+
+    def progress(self, done: int, total: int, metrics: Metrics | None = None) -> None:
+        """Show how far the stage is, and record nothing."""
+        if self.session.display:
+            self.session.display.advance(self.step, done, total, metrics or {})
+
+
+Body = Callable[Concatenate[Run, P], Summary]
+
+
+def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Concatenate[str, P], A]]:
+    """Turn a body that fills a folder into a stage. Raise `version` when the body's meaning changes."""
+
+    def decorate(body: Body[P]) -> Callable[Concatenate[str, P], A]:
+        signature = inspect.signature(body)
+
+        @wraps(body)
+        def call(name: str, /, *args: P.args, **kwargs: P.kwargs) -> A:
+            now = _session.get()
+            bound = signature.bind(None, *args, **kwargs)
+            bound.apply_defaults()
+            given = dict(list(bound.arguments.items())[1:])
+            step = _plan(makes, name, body.__name__, version, given, now)
+            if now.mode == "run":
+                _submit(step, body, given, now)
+            artifact = step.artifact
+            assert isinstance(artifact, makes)
+            return artifact
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _plan(
+    makes: type[Artifact], name: str, kind: str, version: int, given: Mapping[str, object], now: Session
+) -> Step:
+    parents = {key: _artifacts(value) for key, value in given.items() if _artifacts(value)}
+    config = {key: canonical(value) for key, value in given.items() if key not in parents}
+    heritage = {key: [artifact.fingerprint for artifact in value] for key, value in parents.items()}
+    artifact = makes(name, kind, fingerprint(kind, version, config, heritage), now.runs)
+    step = Step(artifact, version, config, parents, cached=artifact.done, index=len(now.steps))
+    now.steps.append(step)
+    return step
+
+
+def _artifacts(value: object) -> list[Artifact]:
+    """List the artifacts that an argument holds: itself, or the items of a sequence or mapping of them."""
+    if isinstance(value, Artifact):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, Sequence) and value and all(isinstance(item, Artifact) for item in value):
+        return list(value)
+    return []
+
+
+@cache
+def _task(kind: str) -> Any:
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    @task(name=kind, task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, log_prints=False)
+    def run(name: str, make: Callable[[], bool]) -> Any:
+        from prefect.states import Completed
+
+        return Completed(name="Made" if make() else "Cached")
+
+    return run
+
+
+def _submit(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session) -> None:
+    """Run the step as a Prefect task, linked to the tasks of its parents."""
+    above = [now.states[parent.key] for parents in step.parents.values() for parent in parents]
+    state = _task(step.artifact.stage)(
+        f"{step.artifact.stage} {step.artifact.name}",
+        lambda: _make(step, body, given, now),
+        wait_for=above,
+        return_state=True,
+    )
+    now.states[step.artifact.key] = state
+    if not state.is_completed():
+        state.result(raise_on_failure=True)
+
+
+def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session) -> bool:
+    """Fill the artifact's folder unless it has a record. Returns whether it was made here."""
+    begun = time.monotonic()
+    if now.display:
+        now.display.begin(step)
+    with _locked(now.runs / f".{step.artifact.key}.lock"):
+        step.cached = step.artifact.done
+        if step.cached:
+            check(step.artifact)
+        else:
+            _fill(step, body, given, now, begun)
+    step.wall_s = time.monotonic() - begun
+    if now.display:
+        now.display.end(step)
+    return not step.cached
+
+
+def _fill(
+    step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, begun: float
+) -> None:
+    folder = step.artifact.folder
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    run_id = now.tracker.begin(step) if now.tracker else ""
+    try:
+        summary = body(Run(step, now, run_id), **given)
+        record = _record(step, summary, time.monotonic() - begun, now)
+        if now.tracker:
+            record |= now.tracker.end(run_id, step, record)
+        write_json(folder / RECORD, record)
+    except BaseException as error:
+        if now.tracker:
+            now.tracker.fail(run_id, killed=not isinstance(error, Exception))
+        raise
+
+
+def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[str, Json]:
+    artifact = step.artifact
+    return {
+        "key": artifact.key,
+        "name": artifact.name,
+        "stage": artifact.stage,
+        "version": step.version,
+        "fingerprint": artifact.fingerprint,
+        "config": step.config,
+        "parents": [
+            {"argument": argument, "name": parent.name, "key": parent.key}
+            for argument, parents in step.parents.items()
+            for parent in parents
+        ],
+        "summary": summary,
+        "files": file_digests(artifact.folder),
+        "wall_s": round(wall_s, 3),
+        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "made_on": {"device": now.device, "python": platform.python_version(), "isolation": now.isolation},
+    }
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock that the system frees when its owner dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

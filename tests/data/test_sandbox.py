@@ -1,0 +1,229 @@
+"""Programs that cheat, attack, or just work: none that cheats passes, all end."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.sandbox import Isolation, Jail, Limits, Outcome, SandboxError, Test, run, same_output
+
+TIGHT = Limits(cpu_s=1, wall_s=2.0, memory_mb=128, output_bytes=10_000)
+ADD = [Test("1 2\n", "3\n"), Test("5 6", "11")]
+SUM = "a, b = map(int, input().split())\nprint(a + b)"
+
+
+@pytest.fixture
+def jail() -> Iterator[Jail]:
+    with Jail(TIGHT) as jail:
+        yield jail
+
+
+@pytest.fixture(params=["rlimit", "namespace"])
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    if request.param == "namespace":
+        try:
+            Jail(TIGHT, "namespace")
+        except ValueError as why:
+            pytest.skip(str(why))
+    return request.param
+
+
+def test_a_right_program_passes_every_test(isolation: Isolation) -> None:
+    assert [outcome.status for outcome in run(SUM, ADD, limits=TIGHT, isolation=isolation)] == [
+        "passed",
+        "passed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "detail"),
+    [
+        ("while True: pass", "timeout", "processor time"),
+        ("import time; time.sleep(60)", "timeout", "wall time"),
+        ("import os, time; os.close(1); os.close(2); time.sleep(60)", "timeout", "wall time"),
+        ("while True: print('x' * 1000)", "limit", "output"),
+        ("x = [0] * 10**10", "limit", "MemoryError"),
+        ("x = []\nwhile True: x.append(bytearray(10**6))", "limit", "MemoryError"),
+        ("import sys; print(3); sys.exit(1)", "error", "exit code 1"),
+        ("import sys; sys.exit(0)", "wrong_output", "0 bytes printed"),
+        ("import os; os._exit(0)", "wrong_output", "0 bytes printed"),
+        ("class E:\n    def __eq__(self, other): return True\n    def __repr__(self): return ''\nprint(E())",
+         "wrong_output", "1 bytes printed"),
+        ("(", "error", "SyntaxError: '(' was never closed"),
+        ("\0", "error", "SyntaxError: source code string cannot contain null bytes"),
+        ("print(\ud800)", "error", None),
+        ("import os\nwhile True: os.fork()", "error",
+         "BlockingIOError: [Errno 11] Resource temporarily unavailable"),
+        ("import subprocess; subprocess.run(['true'])", "error", None),
+        ("import threading; threading.Thread(target=print).start()", "error",
+         "RuntimeError: can't start new thread"),
+        ("import numpy", "error", "ModuleNotFoundError: No module named 'numpy'"),
+        ("open('mine', 'w')", "error", "PermissionError: [Errno 13] Permission denied: 'mine'"),
+        ("import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (99, 99))", "error", None),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "error", "signal 11"),
+    ],
+)  # fmt: skip
+def test_programs_that_must_not_pass(jail: Jail, program: str, status: str, detail: str | None) -> None:
+    outcome = jail.test(program, ADD[0])
+    assert outcome.status == status
+    assert detail in (None, outcome.detail)
+    assert jail.test(SUM, ADD[0]).status == "passed"
+
+
+def test_fork_bombs_stay_bound_in_every_isolation(isolation: Isolation) -> None:
+    bomb = "import os\nwhile True: os.fork()"
+    assert run(bomb, ADD[:1], limits=TIGHT, isolation=isolation)[0].status == "error"
+
+
+def test_printing_only_the_first_line_fails() -> None:
+    assert run("print(1)", [Test("", "1\n2\n")])[0].status == "wrong_output"
+
+
+def test_the_expected_output_is_nowhere_in_the_process(jail: Jail) -> None:
+    look = (
+        "import gc, os, sys\n"
+        "frame, seen = sys._getframe(), ''\n"
+        "while frame: seen += str(frame.f_locals) + str(frame.f_globals); frame = frame.f_back\n"
+        "seen += sys.stdin.read() + str(os.environ) + open('/proc/self/cmdline').read()\n"
+        "seen += str(gc.get_objects())\n"
+        "print(''.join(['5f1c', '-sec']) in seen)"
+    )
+    assert jail.test(look, Test("", "5f1c-secret")).detail == f"{len('False') + 1} bytes printed"
+    assert jail.test(look, Test("5f1c-secret", "5f1c-secret")).detail == f"{len('True') + 1} bytes printed"
+
+
+def test_the_program_sees_no_environment_and_a_fixed_hash_seed(jail: Jail) -> None:
+    assert jail.test("import os; print(dict(os.environ))", Test("", "{}")).status == "passed"
+    assert (
+        jail.test("print(__name__, __import__('sys').argv)", Test("", "__main__ ['main.py']")).status
+        == "passed"
+    )
+    outputs = {_hash_of_a_text() for _ in range(2)}
+    assert len(outputs) == 1
+
+
+def _hash_of_a_text() -> bool:
+    with Jail(TIGHT) as jail:
+        return jail.test("print(hash('a') % 1000 < 500)", Test("", "True")).status == "passed"
+
+
+def test_all_of_standard_input_and_output_work(jail: Jail) -> None:
+    long = "".join(f"{number}\n" for number in range(100))
+    for read in (
+        "sys.stdin.read()",
+        "open(0).read()",
+        "open('/dev/stdin').read()",
+        "sys.stdin.buffer.read().decode()",
+    ):
+        assert jail.test(f"import sys\nprint({read}, end='')", Test(long, long)).status == "passed"
+    unflushed = "import sys\nout = open(1, 'w')\nout.write('中文')"
+    assert jail.test(unflushed, Test("", "中文\n")).status == "passed"
+    at_exit = "import atexit, collections.abc, json, random\natexit.register(print, 'bye')"
+    assert jail.test(at_exit, Test("", "bye")).status == "passed"
+
+
+def test_input_longer_than_a_pipe(jail: Jail) -> None:
+    assert (
+        jail.test("import sys; print(len(sys.stdin.read()))", Test("x" * 3_000_000, "3000000")).status
+        == "passed"
+    )
+
+
+def test_stop_at_failure_ends_the_list() -> None:
+    assert len(run("print(3)", [*ADD[:1], *ADD, *ADD], stop_at_failure=True)) == 3
+    assert len(run("print(3)", [*ADD[:1], *ADD, *ADD])) == 5
+
+
+def test_a_jail_that_dies_is_replaced(jail: Jail) -> None:
+    assert jail.test(SUM, ADD[0]).status == "passed"
+    assert jail._process is not None
+    jail._process.kill()
+    jail._process.wait()
+    assert jail.test(SUM, ADD[0]).status == "passed"
+
+
+def test_a_program_that_ends_its_jails_has_failed(jail: Jail, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = jail._ask
+
+    def killed(request: bytes) -> tuple[int, int, bytes, bytes]:
+        if b"kill" in request:
+            raise SandboxError("the jail has died")
+        return ask(request)
+
+    monkeypatch.setattr(jail, "_ask", killed)
+    assert jail.test("kill", ADD[0]) == Outcome("error", "ends its sandbox")
+
+
+def test_a_sandbox_that_cannot_run_anything_says_so(jail: Jail) -> None:
+    jail._command = ("/bin/false",)
+    with pytest.raises(SandboxError, match=r"Broken pipe|died"):
+        jail.test(SUM, ADD[0])
+
+
+def test_nothing_outlives_a_killed_parent() -> None:
+    script = (
+        "from data.sandbox import *\n"
+        "jail = Jail(Limits(wall_s=60))\n"
+        "jail.test('', Test('', ''))\n"
+        "print(jail._process.pid, flush=True)\n"
+        "jail.test('import time; time.sleep(50)', Test('', ''))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = parent.stdout.readline().strip()
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        while not (child := children.read_text().strip()):
+            time.sleep(0.01)
+        parent.kill()
+    for process in (pid, child):
+        while Path(f"/proc/{process}").exists() and "Z" not in _state(process):
+            time.sleep(0.01)
+
+
+def _state(process: str) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def test_nothing_is_left_behind() -> None:
+    with Jail(TIGHT) as jail:
+        assert jail.test(SUM, ADD[0]).status == "passed"
+        assert jail._process is not None
+        pid, home = jail._process.pid, jail._home
+    assert home is not None
+    assert not os.path.exists(home)
+    assert subprocess.run(["ps", "-s", str(pid)], capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "same"),
+    [
+        ("3", "3\n", True),
+        ("3  \n\n", "3", True),
+        ("1\r\n2\r\n", "1\n2\n", True),
+        ("1\n\n2", "1\n2", False),
+        (" 3", "3", False),
+        ("3\n4", "3", False),
+        ("3", "3\n4", False),
+        ("3.0", "3", False),
+        ("", "", True),
+        ("", "3", False),
+    ],
+)
+def test_comparison(actual: str, expected: str, same: bool) -> None:
+    assert same_output(actual, expected) is same
+
+
+def test_user_errors_name_the_value() -> None:
+    with pytest.raises(ValueError, match="unknown language 'cpp'"):
+        run("", ADD, "cpp")
+    with pytest.raises(ValueError, match="unknown isolation 'chroot'"):
+        run("", ADD, isolation="chroot")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="limit cpu_s must be positive, got 0"):
+        Limits(cpu_s=0)

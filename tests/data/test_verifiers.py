@@ -1,0 +1,288 @@
+"""Verdicts: right answers in every allowed form, and cheats that must never be correct."""
+
+import json
+import subprocess
+import sys
+from random import Random
+
+import pytest
+
+from data import symbolic
+from data.prompts import Template
+from data.records import Problem, Verdict
+from data.verifiers import boxes, number, verify, verify_all
+from data.world.families import FAMILIES
+from data.world.rewrite import summary
+
+SLOW = r"(x+y+z+w)^{100}"  # sympy expands it for minutes
+COUNTDOWN = json.dumps({"numbers": [1, 2, 5], "target": 15})
+ADD = json.dumps([{"input": "1 2", "output": "3"}, {"input": "5 6\n", "output": "11\n"}])
+SUM = "a, b = map(int, input().split())\nprint(a + b)"
+
+
+def problem(solution: str, verifier: str = "math") -> Problem:
+    return Problem("p/1", "p", "chain", "en", "question", solution, verifier)
+
+
+def zero(answer: str) -> str:
+    return f"<think>so</think> <answer>{answer}</answer>"
+
+
+def chat(answer: str) -> str:
+    return f"<think>so</think> {answer}"
+
+
+def judged(solution: str, answer: str, verifier: str = "math") -> Verdict:
+    return verify(problem(solution, verifier), zero(answer), "zero")
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("391", "391"),
+        ("391", "\n 391 .\n"),
+        ("391", "391。"),
+        ("-7", "−7"),
+        ("1/2", "0.5"),
+        ("0.5", r"\frac{1}{2}"),
+        (r"\frac{1}{2}", "1/2"),
+        (r"\frac{1}{2}", r"\dfrac 12"),
+        (r"\frac{1}{2}", r"\(\frac{ 1 }{ 2 }\)"),
+        ("1,000", "1000"),
+        ("1000", "1,000"),
+        ("3000", r"3\times 10^{3}"),
+        ("5", r"5\text{ cm}"),
+        ("5", r"$\boxed{5}$"),
+        ("5", "**5**"),
+        ("42", "the answer is 42"),
+        ("42", r"the answer is \boxed{ 42 }."),
+        ("42", "答案是 42。"),
+        ("42", "x = 42"),
+        ("42", r"first 3 + 39, so \boxed{42}"),
+        ("42", r"\boxed{42} and again \boxed{ 42 }"),
+        ("42", r"\boxed{41 \boxed{42}"),
+        ("x+1", "x + 1"),
+        ("x+1", "1+x"),
+        ("x+1", r"\boxed{\frac{2x+2}{2}}"),
+        ("(1,2)", "(1, 2)"),
+        ("C A B D", "C  A B D"),
+    ],
+)
+def test_right_answers_are_correct(gold: str, answer: str) -> None:
+    assert judged(gold, answer).status == "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [("42", "41"), ("1/2", "0.51"), ("1,000", "1"), ("x+1", "x+2"), ("C A B D", "A C B D"), ("yes", "sey")],
+)
+def test_wrong_answers_are_wrong(gold: str, answer: str) -> None:
+    assert judged(gold, answer).status == "wrong"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "1, 2, 3, 41, 42",
+        "41 42",
+        "41 or 42",
+        "it is 41. the answer is 42",
+        r"\boxed{41} \boxed{42}",
+        r"\boxed{42} \boxed{41}",
+        r"\boxed{\boxed{42}}",
+        r"\boxed{}",
+        r"\boxed{42",
+        "６*7",
+        "４２",
+        "٤٢",
+        "4\u200b2",
+        "\ufeff42",
+        "40 + 2",
+        "6**2 + 6",
+        "42!",
+        r"42^{1}",
+        "not 42",
+        "the answer is not: 42",
+        "2^{10000000000}",
+        "9" * 10_000,
+        "(" * 5000 + "42" + ")" * 5000,
+        "",
+    ],
+)
+def test_cheats_for_a_number_are_unparseable(answer: str) -> None:
+    assert judged("42", answer).status == "unparseable"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "2^{10000000000}",
+        "9^{9^{9^{9}}}",
+        "9**9**9",
+        "(((9^{99})^{99})^{99})^{99}",
+        "((10!)!)!",
+        "9" * 150,
+        "(" * 90 + "x" + ")" * 90,
+        "x+1 or x+2",
+        "x+1, x+2",
+        "x+1 和 x",
+    ],
+)
+def test_cheats_for_an_expression_never_reach_sympy(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symbolic, "compare", None)
+    assert judged("x+1", answer).status == "unparseable"
+
+
+@pytest.mark.parametrize(
+    ("template", "completion"),
+    [
+        ("zero", "42"),
+        ("zero", "<answer>42</answer>"),
+        ("zero", "<think>42</think>"),
+        ("zero", "<think>a</think> <answer>42</answer> <answer>42</answer>"),
+        ("zero", "<think>a</think> <answer><answer>42</answer></answer>"),
+        ("zero", "<think>a</think> <answer> </answer>"),
+        ("zero", "<think>a</think> <answer>42</answer> 42"),
+        ("zero", r"<think>\boxed{42}</think>"),
+        ("chat", r"\boxed{42}"),
+        ("chat", r"<think>\boxed{42}</think>"),
+        ("chat", r"<think>a</think> \boxed{42} </think>"),
+        ("chat", r"<think>a <think> b</think> \boxed{42}"),
+    ],
+)
+def test_an_answer_counts_only_in_its_place(template: Template, completion: str) -> None:
+    assert verify(problem("42"), completion, template) == Verdict("unparseable", None, "malformed")
+
+
+def test_chat_takes_the_box_after_the_thinking() -> None:
+    completion = r"<think>perhaps \boxed{41}</think> the answer is \boxed{42}."
+    assert verify(problem("42"), completion, "chat") == Verdict("correct", "42", "same text")
+
+
+def test_boxes_balance_braces() -> None:
+    assert boxes(r"\boxed{\frac{1}{2}} then \boxed{ {x} } and \boxed{open") == [r"\frac{1}{2}", " {x} "]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", ".", "1,00", "1.", "1/0", "1e999", "0x1", "1_0", "１", "1" * 31, "a"]
+)
+def test_what_is_no_number(text: str) -> None:
+    assert number(text) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B", "b", "(B)", "B.", "**B**", r"\boxed{B}", r"\boxed{\text{B}}", "option B", "The answer is (B).",
+     "I choose B", "B: 46 + 27", "选B", "选项 B", "答案是 B。", "我选 B", "正确答案: B"],
+)  # fmt: skip
+def test_ways_of_saying_one_option(answer: str) -> None:
+    assert judged("B", answer, "choice") == Verdict("correct", "B", "option")
+    assert judged("C", answer, "choice").status == "wrong"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["A B C D", "ABCD", "A or B", "A, B", "B. A", "not B", "the answer is not B", "A is B", "Ｂ", "B\u200b",
+     "BB", "?", r"\boxed{A} \boxed{B}", "不选 B", "A 或 B"],
+)  # fmt: skip
+def test_several_options_or_none_are_unparseable(answer: str) -> None:
+    assert judged("B", answer, "choice").status == "unparseable"
+
+
+@pytest.mark.parametrize("answer", ["(1+2)*5", "5 * (2 + 1) = 15", r"\boxed{(1+2)\times 5}", "(1 + 2) × 5"])
+def test_expressions_that_reach_the_target(answer: str) -> None:
+    assert judged(COUNTDOWN, answer, "expression").status == "correct"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["15", "3*5", "5*2+5", "1+2*5", "(1+2)*5 = 16", "1.5*2*5", "15//1", "99**98**97", "5/(1-1)*2", "True*15",
+     "1_5", "-(-15)", "(" * 80 + "15" + ")" * 80, "(1+2)*5, 15", "__import__('os')", "１5", "(1+2)*5 # 2"],
+)  # fmt: skip
+def test_expressions_that_cheat(answer: str) -> None:
+    assert judged(COUNTDOWN, answer, "expression").status in ("wrong", "unparseable")
+
+
+@pytest.mark.parametrize(
+    "answer", [SUM, f"```python\n{SUM}\n```", f"the program is ```python\n{SUM}\n```\ndone"]
+)
+def test_programs_that_pass(answer: str) -> None:
+    assert judged(ADD, answer, "code").status == "correct"
+
+
+def test_a_program_names_the_test_that_it_fails_but_not_its_output() -> None:
+    verdict = judged(ADD, "print(3)", "code")
+    assert verdict == Verdict("wrong", "print(3)", "test 2 of 2: wrong_output 2 bytes printed")
+
+
+def test_equal_programs_run_once_and_verdicts_keep_their_order() -> None:
+    count = "import time\nprint(time.time_ns())"
+    echo = json.dumps([{"input": "", "output": "never"}])
+    jobs = [
+        (problem(echo, "code"), zero(count)),
+        (problem("42"), zero("42")),
+        (problem(echo, "code"), zero(count)),
+    ]
+    first, second, third = verify_all(jobs, "zero")
+    assert first is third
+    assert (first.status, second.status) == ("wrong", "correct")
+
+
+def test_hostile_answers_spoil_none_behind_them() -> None:
+    hostile = [(problem("x+1"), zero(SLOW + f"+{n}")) for n in range(4)]
+    good = [(problem("x+1"), zero(f"{n}+x-{n - 1}")) for n in range(2, 22)]
+    verdicts = verify_all([*hostile, *good, *hostile], "zero", workers=2, timeout_s=1.0)
+    assert [verdict.status for verdict in verdicts] == ["timeout"] * 4 + ["correct"] * 20 + ["timeout"] * 4
+
+
+def test_every_gold_answer_verifies_and_a_near_miss_does_not() -> None:
+    for name, family in FAMILIES.items():
+        rng = Random(7)
+        for _ in range(5):
+            item = family.draw(rng)
+            gold = Problem(
+                "p/1", item.key, name, "en", "question", family.solution(item, "en"), family.verifier
+            )
+            right, wrong = family.answer(item), family.miss(item, rng)
+            for language in ("en", "zh"):
+                summed = summary(family.verifier, language, right)
+                for completion, template in (
+                    (zero(right), "zero"),
+                    (zero(summed), "zero"),
+                    (chat(summed), "chat"),
+                ):
+                    assert verify(gold, completion, template).status == "correct", (completion, gold.solution)
+                missed = chat(summary(family.verifier, language, wrong))
+                assert verify(gold, missed, "chat").status == "wrong", (missed, gold.solution)
+
+
+def test_a_gold_that_does_not_parse_is_no_fault_of_the_answer() -> None:
+    assert judged(r"\frac{", "x").status == "infra_error"
+
+
+def test_a_killed_worker_is_an_infra_error_and_is_replaced() -> None:
+    symbolic.stop_idle()
+    worker = symbolic.Worker()
+    symbolic._idle.put(worker)
+    worker._process.kill()
+    worker._process.wait()
+    assert judged("x+1", "1+x").status == "infra_error"
+    assert judged("x+1", "1+x").status == "correct"
+
+
+@pytest.mark.parametrize("verifier", ["helpful", "harmless", "judge", "reasoning_gym:sudoku", ""])
+def test_what_no_rule_judges_is_refused(verifier: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"unknown verifier '{verifier}'; allowed: math, choice, code, expression"
+    ):
+        judged("42", "42", verifier)
+
+
+def test_the_exact_path_loads_no_sympy() -> None:
+    check = (
+        "import sys; from data.records import Problem; from data.verifiers import verify;"
+        "problem = Problem('a', 'a', 'f', 'en', 'q', '42', 'math');"
+        "verify(problem, '<think>a</think><answer>42.0</answer>', 'zero');"
+        "sys.exit('sympy' in sys.modules or 'math_verify' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

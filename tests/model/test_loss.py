@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.loss import token_logprobs
+
+
+@pytest.fixture
+def case():
+    torch.manual_seed(0)
+    hidden = torch.randn(37, 16, requires_grad=True)
+    head = torch.randn(50, 16, requires_grad=True)
+    return hidden, head, torch.randint(0, 50, (37,)), torch.randn(37)
+
+
+def plain(hidden, head, targets, temperature):
+    full = torch.log_softmax(hidden @ head.t() / temperature, -1)
+    return full.gather(1, targets[:, None])[:, 0], -(full.exp() * full).sum(-1)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_and_gradients_equal_the_plain_formula(case, kept, temperature, monkeypatch):
+    if not kept:
+        monkeypatch.setattr("model.loss.KEPT_BYTES", 0)
+    hidden, head, targets, weight = case
+    expected, entropy = plain(hidden, head, targets, temperature)
+    values, own = token_logprobs(hidden, head, targets, temperature=temperature, chunk=10, entropy=True)
+    torch.testing.assert_close(values, expected)
+    torch.testing.assert_close(own, entropy)
+    gradients = torch.autograd.grad((values * weight).sum(), [hidden, head])
+    for gradient, other in zip(
+        gradients, torch.autograd.grad((expected * weight).sum(), [hidden, head]), strict=True
+    ):
+        torch.testing.assert_close(gradient, other)
+
+
+def test_entropy_comes_on_request_and_without_gradient(case):
+    hidden, head, targets, _ = case
+    assert token_logprobs(hidden, head, targets)[1] is None
+    assert not token_logprobs(hidden, head, targets, entropy=True)[1].requires_grad
+
+
+def test_backward_can_run_twice(case):
+    hidden, head, targets, _ = case
+    total = token_logprobs(hidden, head, targets)[0].sum()
+    first = torch.autograd.grad(total, hidden, retain_graph=True)[0]
+    assert torch.equal(first, torch.autograd.grad(total, hidden)[0])
+
+
+def test_no_tokens_are_no_trouble(case):
+    hidden, head, targets, _ = case
+    values, entropy = token_logprobs(hidden[:0], head, targets[:0], entropy=True)
+    assert values.shape == entropy.shape == (0,)
+    values.sum().backward()
+    assert head.grad.abs().sum() == 0
