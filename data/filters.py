@@ -73,9 +73,7 @@ class NotCorrect(_ByExpression):
     def expression(self) -> pl.Expr:
         verdict = pl.col("verdict").fill_null("none")
         return pl.when(verdict != "correct").then(
-            pl.concat_str(verdict, pl.col("reason_detail").fill_null(""), separator=": ").str.strip_chars(
-                ": "
-            )
+            pl.concat_str(verdict, pl.col("reason_detail").fill_null(""), separator=": ").str.strip_chars(": ")
         )
 
 
@@ -155,9 +153,7 @@ class Repetition(Settings):
 
     def _loop(self, text: str) -> str | None:
         lines = Counter(
-            " ".join(unit)
-            for line in _SENTENCE_END.split(text)
-            if len(unit := _signed_units(line)) >= _LOOP_UNITS
+            " ".join(unit) for line in _SENTENCE_END.split(text) if len(unit := _signed_units(line)) >= _LOOP_UNITS
         )
         line, times = max(lines.items(), key=lambda item: (item[1], item[0]), default=("", 0))
         if times > self.max_line_repeats:
@@ -313,9 +309,7 @@ def waterfall(
     Raises ValueError where rows were lost or won on the way.
     """
     if len(frame_in) != len(dropped) + len(kept):
-        raise ValueError(
-            f"{len(frame_in)} rows came in, {len(dropped)} dropped and {len(kept)} kept went out"
-        )
+        raise ValueError(f"{len(frame_in)} rows came in, {len(dropped)} dropped and {len(kept)} kept went out")
     rows = dict.fromkeys((each.name for each in filters), 0)
     for reason in dropped["reason"]:
         rows[reason] = rows.get(reason, 0) + 1

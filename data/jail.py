@@ -200,9 +200,7 @@ def reach_library() -> None:
         for module in list(sys.modules.values()):
             parts = getattr(module, "__path__", None)
             if isinstance(parts, list):
-                parts[:] = [
-                    held + part.removeprefix(path) if part.startswith(path) else part for part in parts
-                ]
+                parts[:] = [held + part.removeprefix(path) if part.startswith(path) else part for part in parts]
     sys.path_importer_cache.clear()
 
 

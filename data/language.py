@@ -61,9 +61,7 @@ _LANGUAGES: Final[dict[str, str]] = {
 _SCRIPT_OF: Final = {code: script for script, codes in _LANGUAGES.items() for code in codes.split()}
 _MAIN_LANGUAGE: Final = {"latin": "en"} | {name: codes.split()[0] for name, codes in _LANGUAGES.items()}
 
-_WORDS = re.compile(
-    "|".join(f"(?P<{name}>[{chars}]+(?:['’][{chars}]+)*)" for name, chars in _SCRIPTS.items())
-)
+_WORDS = re.compile("|".join(f"(?P<{name}>[{chars}]+(?:['’][{chars}]+)*)" for name, chars in _SCRIPTS.items()))
 _HAS_KANA = re.compile(f"[{_KANA}]")
 _HAS_HAN = re.compile(f"[{_HAN}]")
 _FENCES = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)

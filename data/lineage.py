@@ -88,9 +88,7 @@ def canonical(value: object) -> Json:
     """Turn a configuration into plain JSON values. Raises TypeError for what has no stable identity."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
-        return {
-            name: canonical(getattr(value, name)) for name in sorted(fields) if _bears_identity(fields[name])
-        }
+        return {name: canonical(getattr(value, name)) for name in sorted(fields) if _bears_identity(fields[name])}
     if isinstance(value, Enum):
         return canonical(value.value)
     if isinstance(value, bool | int | float | str) or value is None:
@@ -99,9 +97,7 @@ def canonical(value: object) -> Json:
         return {str(key): canonical(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, Sequence):
         return [canonical(item) for item in value]
-    raise TypeError(
-        f"{value!r} has no stable identity: a configuration holds numbers, text, lists and tables"
-    )
+    raise TypeError(f"{value!r} has no stable identity: a configuration holds numbers, text, lists and tables")
 
 
 def _bears_identity(info: FieldInfo) -> bool:

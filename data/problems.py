@@ -100,9 +100,7 @@ def read_problems(path: Path, columns: Mapping[str, str] | None = None) -> list[
     strange = [name for name in names if name not in _COLUMNS]
     if strange:
         raise ValueError(f"columns may rename {', '.join(_COLUMNS)}, got {', '.join(strange)}")
-    problems = [
-        _problem(row, names, path.stem, number, where) for number, (where, row) in enumerate(_rows(path))
-    ]
+    problems = [_problem(row, names, path.stem, number, where) for number, (where, row) in enumerate(_rows(path))]
     if not problems:
         raise ValueError(f"{path.name}: no problems in it")
     return problems

@@ -116,8 +116,7 @@ def _equality(gold: str, answer: str) -> Equality:
 
     latex = [LatexExtractionConfig()]
     sides = [
-        parse(rf"\boxed{{{text}}}", latex, fallback_mode="no_fallback", parsing_timeout=None)
-        for text in (gold, answer)
+        parse(rf"\boxed{{{text}}}", latex, fallback_mode="no_fallback", parsing_timeout=None) for text in (gold, answer)
     ]
     if not sides[0]:
         return "gold_unparseable"

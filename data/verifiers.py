@@ -148,9 +148,7 @@ def _decide(item: Pending, timeout_s: float, jail: Jail | None = None) -> Verdic
 
 # The one answer.
 
-_INVISIBLE = re.compile(
-    r"[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufe00-\ufe0f]"
-)
+_INVISIBLE = re.compile(r"[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufe00-\ufe0f]")
 _TYPESETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;: ()\[\]]|\$")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _UNIT = re.compile(r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}0-9]*\}\s*$")

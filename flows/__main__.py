@@ -111,7 +111,7 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")):
-            print(f"r1: {getattr(error, 'format_message', lambda: error)()}", file=sys.stderr)
+            print(f"r1: {error}", file=sys.stderr)
             sys.exit(2)
         raise
 

@@ -40,26 +40,20 @@ class Watch:
                 console=self.console,
                 transient=True,
             )
-            self._task = self._bar.add_task(
-                step.artifact.name, total=None, place=self._place(step), figures=""
-            )
+            self._task = self._bar.add_task(step.artifact.name, total=None, place=self._place(step), figures="")
             self._bar.start()
 
     def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None:
         """A stage has come to `done` of `total`."""
         figures = "  ".join(f"{name.split('/')[-1]} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
         if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task, completed=done, total=total, **({"figures": figures} if figures else {})
-            )
+            self._bar.update(self._task, completed=done, total=total, **({"figures": figures} if figures else {}))
             return
         now = time.monotonic()
         if now - self._said > PLAIN_EVERY_S and done:
             self._said = now
             left = (now - self._stage_begun) / done * (total - done)
-            self._say(
-                f"{self._place(step)} {step.artifact.name}: {done}/{total}  {figures}  {left:.0f} s left"
-            )
+            self._say(f"{self._place(step)} {step.artifact.name}: {done}/{total}  {figures}  {left:.0f} s left")
 
     def end(self, step: Step) -> None:
         """A stage is done."""

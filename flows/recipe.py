@@ -37,9 +37,7 @@ class BaseConfig(Settings):
         description="folder in Hugging Face layout; seed:NAME for one that ships",
         json_schema_extra=PLACE,
     )
-    digest: str = Field(
-        "", description="SHA-256 over the folder's files, so that identity does not hang on a path"
-    )
+    digest: str = Field("", description="SHA-256 over the folder's files, so that identity does not hang on a path")
     pretrain: PretrainConfig | None = Field(None, description="make the base instead")
 
     @model_validator(mode="after")
@@ -136,9 +134,7 @@ def _find(name: str) -> Path:
             raise ValueError(f"no such recipe file: {name}")
         return path
     if name not in shipped():
-        raise ValueError(
-            f"unknown recipe {name!r}; there are {', '.join(shipped())}, or give the path of a .toml file"
-        )
+        raise ValueError(f"unknown recipe {name!r}; there are {', '.join(shipped())}, or give the path of a .toml file")
     return SHIPPED / f"{name}.toml"
 
 
@@ -184,17 +180,11 @@ def _resolve_places(raw: dict[str, Any], beside: Path) -> None:
         table = raw.get(name)
         if isinstance(table, dict) and isinstance(table.get("path"), str):
             place = table["path"]
-            path = (
-                SEEDS / place.removeprefix("seed:")
-                if place.startswith("seed:")
-                else (beside / place).resolve()
-            )
+            path = SEEDS / place.removeprefix("seed:") if place.startswith("seed:") else (beside / place).resolve()
             table["path"] = path
             digest = digest_of(path)
             if table.setdefault("digest", digest) != digest:
-                raise ValueError(
-                    f"{name}.path: {place} has digest {digest}, and the recipe asks for {table['digest']}"
-                )
+                raise ValueError(f"{name}.path: {place} has digest {digest}, and the recipe asks for {table['digest']}")
     problems, heldout = raw.get("problems", {}), raw.setdefault("heldout", {})
     heldout.setdefault("split", "heldout")
     if isinstance(problems.get("path"), str) and "path" not in heldout:

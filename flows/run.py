@@ -109,11 +109,7 @@ def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
     if not record_file.is_file():
         return [Reason("artifact", "deleted", None)]
     record = read_json(record_file)
-    found = (
-        [Reason("stage version", record["version"], step.version)]
-        if record["version"] != step.version
-        else []
-    )
+    found = [Reason("stage version", record["version"], step.version)] if record["version"] != step.version else []
     found += _differences(record["config"], step.config, "")
     before = {(p["argument"], p["name"]): p["key"] for p in record["parents"]}
     after = {(key, each.name): each.key for key, each_list in step.parents.items() for each in each_list}

@@ -29,9 +29,7 @@ def find(identity: str, runs: Path) -> Artifact:
     matching = [key for key in keys if key.startswith(recipe)]
     if len(matching) != 1:
         found = f"{len(matching)} artifacts begin so" if matching else "no such artifact"
-        raise ValueError(
-            f"{identity!r}: {found} under {runs}; give recipe/name, such as micro/r1, or a whole key"
-        )
+        raise ValueError(f"{identity!r}: {found} under {runs}; give recipe/name, such as micro/r1, or a whole key")
     stage, _, digits = matching[0].rpartition("-")
     return Policy(read_json(runs / matching[0] / RECORD)["name"], stage, digits, runs)
 
@@ -60,15 +58,11 @@ def _row(artifact: Artifact, row: str) -> Iterator[str]:
             path = artifact.runs / record["key"] / f"{table}.parquet"
             if not path.is_file():
                 continue
-            for match in (
-                read_table(path).filter(pl.col("id").is_in([row, _problem_of(row)])).iter_rows(named=True)
-            ):
+            for match in read_table(path).filter(pl.col("id").is_in([row, _problem_of(row)])).iter_rows(named=True):
                 found = True
                 yield f"{'  ' * depth}{record['key']}/{table}.parquet"
                 yield from (
-                    f"{'  ' * depth}  {key}: {_text(value)}"
-                    for key, value in match.items()
-                    if value is not None
+                    f"{'  ' * depth}  {key}: {_text(value)}" for key, value in match.items() if value is not None
                 )
     if not found:
         raise ValueError(f"no row {row!r} in {artifact.key} or in what it was made from")

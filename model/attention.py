@@ -30,9 +30,7 @@ class Rope:
         self.magnitude = 1.0
         if yarn := config.rope_scaling:
             factor = yarn["factor"]
-            self.magnitude = yarn_magnitude(factor, yarn["mscale"]) / yarn_magnitude(
-                factor, yarn["mscale_all_dim"]
-            )
+            self.magnitude = yarn_magnitude(factor, yarn["mscale"]) / yarn_magnitude(factor, yarn["mscale_all_dim"])
         self.frequencies = rope_frequencies(config)
 
     def __call__(self, positions: Tensor) -> Tensor:
@@ -91,9 +89,7 @@ def causal_attention(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTV: Tensor, scale: floa
         return _ShortAttention.apply(q, k, v, scale).unflatten(0, q_BHTX.shape[:2])
     # The fused kernels want one head size: zeros widen the values and are cut off again.
     wider = max(0, q_BHTX.shape[-1] - v_BHTV.shape[-1])
-    out = F.scaled_dot_product_attention(
-        q_BHTX, k_BHTX, F.pad(v_BHTV, (0, wider)), is_causal=True, scale=scale
-    )
+    out = F.scaled_dot_product_attention(q_BHTX, k_BHTX, F.pad(v_BHTV, (0, wider)), is_causal=True, scale=scale)
     return out[..., : v_BHTV.shape[-1]]
 
 
@@ -127,9 +123,7 @@ class _ShortAttention(torch.autograd.Function):
             grad = grad_ZTV[:, start:end]
             grad_v[:, :end] += weights.transpose(1, 2) @ grad
             grad_weights = grad @ v[:, :end].transpose(1, 2)
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(
-                ctx.scale
-            )
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scale)
             grad_q[:, start:end] = grad_scores @ k[:, :end]
             grad_k[:, :end] += grad_scores.transpose(1, 2) @ q[:, start:end]
         return grad_q, grad_k, grad_v, None
@@ -296,9 +290,7 @@ class AbsorbedMLA:
         latent = F.rms_norm(latent, (self.rank,), self.latent_norm, LATENT_EPS)
         return torch.cat([content, rotary[:, :-1]], -1), torch.cat([latent, rotary[:, -1]], -1)
 
-    def step(
-        self, x_BD: Tensor, rotation_BR: Tensor, cache: LatentCache, layer: int, bias_B1T: Tensor
-    ) -> Tensor:
+    def step(self, x_BD: Tensor, rotation_BR: Tensor, cache: LatentCache, layer: int, bias_B1T: Tensor) -> Tensor:
         """Residual stream (B, D) before attention -> the same after it; appends to the cache."""
         query_BHK, latent_BK = self._project(x_BD, rotation_BR)
         cache.append(layer, latent_BK)

@@ -90,11 +90,7 @@ def load(
 
 def official_tensors(model: Model) -> dict[str, Tensor]:
     """The model's tensors under their official names; stacked experts become views, one for each."""
-    return {
-        name: tensor
-        for ours, whole in _state(model).items()
-        for name, tensor in _official(model, ours, whole)
-    }
+    return {name: tensor for ours, whole in _state(model).items() for name, tensor in _official(model, ours, whole)}
 
 
 @torch.no_grad()
@@ -108,9 +104,7 @@ def load_official(model: Model, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"unexpected tensor {min(unexpected)!r} ({len(unexpected)} in all)")
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
-            raise ValueError(
-                f"tensor {name!r} must be {tuple(tensor.shape)}, got {tuple(tensors[name].shape)}"
-            )
+            raise ValueError(f"tensor {name!r} must be {tuple(tensor.shape)}, got {tuple(tensors[name].shape)}")
         tensor.copy_(tensors[name])
 
 

@@ -128,9 +128,7 @@ class ModelConfig:
         return cls(**{**known, **_rope(values), "q_lora_rank": values.get("q_lora_rank") or None})
 
     def _check_sizes(self) -> None:
-        positive = (
-            "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads kv_lora_rank"
-        )
+        positive = "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads kv_lora_rank"
         positive += " qk_nope_head_dim qk_rope_head_dim v_head_dim max_position_embeddings"
         for name in positive.split():
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")

@@ -51,9 +51,7 @@ class Decoder:
         x = F.embedding(tokens_B, self.model.model.embed_tokens.weight)
         rotation = self.model.model.rope(cache.lengths)
         bias = cache.bias(longest)
-        for layer, (attention, feed_forward) in enumerate(
-            zip(self.attention, self.feed_forward, strict=True)
-        ):
+        for layer, (attention, feed_forward) in enumerate(zip(self.attention, self.feed_forward, strict=True)):
             x = attention.step(x, rotation, cache, layer, bias)
             x = feed_forward(x)
         cache.advance()

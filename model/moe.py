@@ -115,9 +115,7 @@ class Experts(nn.Module):
     def _loop(self, sorted_ND: Tensor, counts_E: Tensor) -> Tensor:
         segments = sorted_ND.split(counts_E.tolist())
         out = []
-        for x, gate_up, down in zip(
-            segments, self.gate_up_proj.unbind(), self.down_proj.unbind(), strict=True
-        ):
+        for x, gate_up, down in zip(segments, self.gate_up_proj.unbind(), self.down_proj.unbind(), strict=True):
             gate, up = F.linear(x, gate_up).chunk(2, -1)
             out.append(F.linear(F.silu(gate) * up, down))
         return torch.cat(out)
@@ -199,9 +197,7 @@ class MoE(nn.Module):
         self.shared_experts = MLP(config.hidden_size, shared) if shared else None
         self.register_buffer("load", torch.zeros(config.n_routed_experts, dtype=torch.long), persistent=False)
 
-    def forward(
-        self, x_BTD: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         """(B, T, D) -> the same. Tokens outside `mask_BT` do not count as load; `routing` gets (B, T, E)."""
         x_ND = x_BTD.flatten(0, -2)
         scores, chosen, weights = self.gate(x_ND)

@@ -123,9 +123,7 @@ def _check(
         if not prompt:
             raise ValueError(f"prompt {number} is empty")
         if len(prompt) + 1 > longest:
-            raise ValueError(
-                f"prompt {number}: {len(prompt)} + 1 tokens exceed max_position_embeddings {longest}"
-            )
+            raise ValueError(f"prompt {number}: {len(prompt)} + 1 tokens exceed max_position_embeddings {longest}")
 
 
 def _groups(

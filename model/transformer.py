@@ -37,9 +37,7 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), rotation)
         return x + self.feed_forward(x, mask, routing)
 
-    def feed_forward(
-        self, x: Tensor, mask: Tensor | None = None, routing: list[Tensor] | None = None
-    ) -> Tensor:
+    def feed_forward(self, x: Tensor, mask: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         normed = self.post_attention_layernorm(x)
         return self.mlp(normed, mask, routing) if isinstance(self.mlp, MoE) else self.mlp(normed)
 
@@ -96,9 +94,7 @@ class Backbone(nn.Module):
             raise ValueError(f"{length} tokens do not fit max_position_embeddings {limit}")
         return self.rope(torch.arange(length, device=self.norm.weight.device))
 
-    def forward(
-        self, tokens_BT: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, tokens_BT: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         """Normed hidden states (B, T, D)."""
         x = self.embed_tokens(tokens_BT)
         rotation = self.rotation(tokens_BT.shape[1])
@@ -135,9 +131,7 @@ class Transformer(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def hidden(
-        self, tokens_BT: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None
-    ) -> Tensor:
+    def hidden(self, tokens_BT: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         """Normed hidden states (B, T, D); the state at t predicts token t + 1."""
         return self.model(tokens_BT, mask_BT, routing)
 

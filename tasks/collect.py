@@ -31,12 +31,8 @@ class ProblemsConfig(Settings):
 
     split: Literal["train", "heldout"] = Field("train", description="by a hash of the language-free problem")
     count: int = Field(4000, ge=0, description="reasoning problems; ignored with a path")
-    general_count: int = Field(
-        600, ge=0, description="general prompts: questions to help with, requests to refuse"
-    )
-    families: dict[str, float] = Field(
-        default=dict(SHARES), description="generated families and their shares"
-    )
+    general_count: int = Field(600, ge=0, description="general prompts: questions to help with, requests to refuse")
+    families: dict[str, float] = Field(default=dict(SHARES), description="generated families and their shares")
     seed: int = 0
     path: Path | None = Field(
         None,
@@ -44,9 +40,7 @@ class ProblemsConfig(Settings):
         json_schema_extra=PLACE,
     )
     digest: str = Field("", description="SHA-256 of the file at `path`; filled in when the recipe is read")
-    columns: dict[str, str] = Field(
-        default={}, description="column of the file for each of prompt, solution, ..."
-    )
+    columns: dict[str, str] = Field(default={}, description="column of the file for each of prompt, solution, ...")
     divide: bool = Field(True, description="keep only this split's part of the file, by the hash")
 
     @model_validator(mode="after")
@@ -82,11 +76,7 @@ def _generated(config: ProblemsConfig) -> list[Problem]:
 
 
 def _general(config: ProblemsConfig) -> list[Problem]:
-    return (
-        list(generate(GENERAL, config.general_count, config.seed, config.split))
-        if config.general_count
-        else []
-    )
+    return list(generate(GENERAL, config.general_count, config.seed, config.split)) if config.general_count else []
 
 
 def _own(config: ProblemsConfig) -> list[Problem]:
@@ -130,9 +120,7 @@ def _written(config: GeneralRowsConfig) -> Iterator[Row]:
         question = source.question(item, language, rng)
         thinking, summary = reply(item, language, rng, writer(item, rng, config.careless))
         completion = f"<think> {thinking} </think> {summary}" if thinking else f"<think> </think> {summary}"
-        yield Row(
-            f"general/{index:06d}", source.name, language, render(question, "chat"), completion, "writers"
-        )
+        yield Row(f"general/{index:06d}", source.name, language, render(question, "chat"), completion, "writers")
 
 
 PROBLEM_SCHEMA: dict[str, Any] = dict.fromkeys(Problem.__dataclass_fields__, pl.String)

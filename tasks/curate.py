@@ -29,12 +29,8 @@ from tasks.stage import Run, Summary, stage
 class CurateConfig(Settings):
     """One build of a fine-tuning set."""
 
-    filters: list[FilterConfig] = Field(
-        default=[], description="in order; the first that fires is a row's reason"
-    )
-    rewrite: bool = Field(
-        False, description="bring the thinking into the question's language and add a summary"
-    )
+    filters: list[FilterConfig] = Field(default=[], description="in order; the first that fires is a row's reason")
+    rewrite: bool = Field(False, description="bring the thinking into the question's language and add a summary")
     general_share: float = Field(
         0.25, ge=0, lt=1, description="share of non-reasoning rows in the set; paper: 200 of 800"
     )
@@ -57,9 +53,7 @@ def curate(run: Run, trajectories: Table, general: Table, heldout: Table, config
     dropped = pl.concat([dropped, surplus], how="diagonal_relaxed")
     if kept.is_empty():
         last = dropped["reason"].value_counts(sort=True).row(0)
-        raise ValueError(
-            f"the filters leave no row of {len(frame)}; most were dropped as {last[0]!r} ({last[1]})"
-        )
+        raise ValueError(f"the filters leave no row of {len(frame)}; most were dropped as {last[0]!r} ({last[1]})")
     reasoning = [_row(row) for row in kept.iter_rows(named=True)]
     rows = _mixed(reasoning, rows_of(general), config)
     write_table(run.folder / "rows.parquet", rows_frame(rows))
@@ -82,24 +76,18 @@ def _rewritten(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _readable(
-    verifier: str, language: Language, thinking: str | None, answer: str | None
-) -> tuple[str, str] | None:
+def _readable(verifier: str, language: Language, thinking: str | None, answer: str | None) -> tuple[str, str] | None:
     translated = translate(thinking, language) if thinking and answer else None
     return (translated, summary(verifier, language, answer)) if translated and answer else None
 
 
 def _capped(kept: pl.DataFrame, config: CurateConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
     if not config.max_rows or len(kept) <= config.max_rows:
-        return kept, kept.clear().with_columns(
-            pl.lit("over_quota").alias("reason"), pl.lit("").alias("detail")
-        )
+        return kept, kept.clear().with_columns(pl.lit("over_quota").alias("reason"), pl.lit("").alias("detail"))
     order = sorted(range(len(kept)), key=lambda i: seed_of(config.seed, "quota", kept["id"][i]))
     chosen = kept[sorted(order[: config.max_rows])]
     rest = kept[sorted(order[config.max_rows :])]
-    return chosen, rest.with_columns(
-        pl.lit("over_quota").alias("reason"), pl.lit(str(config.max_rows)).alias("detail")
-    )
+    return chosen, rest.with_columns(pl.lit("over_quota").alias("reason"), pl.lit(str(config.max_rows)).alias("detail"))
 
 
 def _row(row: dict[str, str]) -> Row:

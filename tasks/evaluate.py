@@ -58,9 +58,7 @@ def resampled_means(sample: np.ndarray, config: EvaluationConfig) -> np.ndarray:
     return sample[chosen].mean(axis=1)  # type: ignore[no-any-return]
 
 
-def paired_difference(
-    ours: Sequence[float], theirs: Sequence[float], config: EvaluationConfig
-) -> dict[str, float]:
+def paired_difference(ours: Sequence[float], theirs: Sequence[float], config: EvaluationConfig) -> dict[str, float]:
     """Interval of the mean difference of two policies over the same problems."""
     found = figure(np.asarray(ours) - np.asarray(theirs), config)  # type: ignore[arg-type]
     assert found is not None
@@ -126,9 +124,7 @@ def measure(
 
 
 @stage(version=1, makes=Report)
-def evaluate(
-    run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig
-) -> Summary:
+def evaluate(run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig) -> Summary:
     """Measure a policy: `report.json`, `by_problem.parquet`, and its answers, `trajectories` and `general`."""
     speaker = load(policy, run.device)
     everything = problems_of(problems)
@@ -153,9 +149,7 @@ def evaluate(
     write_table(run.folder / "by_problem.parquet", scores)
     report = figures(scores, replies, config)
     write_json(run.folder / "report.json", report)
-    return {
-        key: value["value"] for key, value in report.items() if isinstance(value, dict) and "value" in value
-    }
+    return {key: value["value"] for key, value in report.items() if isinstance(value, dict) and "value" in value}
 
 
 def figures(scores: pl.DataFrame, replies: pl.DataFrame, config: EvaluationConfig) -> dict[str, Json]:
@@ -190,9 +184,7 @@ def wins(ours: pl.DataFrame, theirs: pl.DataFrame, score: str = "score") -> list
 
 
 @stage(version=1, makes=Table)
-def trace_curve(
-    run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig
-) -> Summary:
+def trace_curve(run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig) -> Summary:
     """Measure the checkpoints inside a training stage: `curve.parquet`, one row a step."""
     reasoning = [p for p in problems_of(problems) if p.verifier in RULED]
     folders = checkpoints_of(policy)

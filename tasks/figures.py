@@ -202,9 +202,7 @@ def _panels(count: int, height: float, widths: Sequence[float] | None = None) ->
     return figure, list(grid[0])
 
 
-def _trace(
-    axes: Axes, curve: pl.DataFrame, key: str, colour: str, label: str | None = None, marker: str = "o"
-) -> None:
+def _trace(axes: Axes, curve: pl.DataFrame, key: str, colour: str, label: str | None = None, marker: str = "o") -> None:
     """Draw a figure over the steps with its interval as a band, where it was measured."""
     columns = [f"{key}/{end}" for end in ("value", "low", "high")]
     if not set(columns) <= set(curve.columns):

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from data.lineage import Judge, Policy, Table, seed_of
 from data.prompts import Template, render
 from data.records import Problem, Trajectory
+from data.sandbox import Isolation
 from data.store import write_table
 from model import checkpoint
 from model.optim import adamw
@@ -53,9 +54,7 @@ class GRPOConfig(RewardWeights):
     max_steps: int = Field(100, ge=1, description="policy updates")
     prompts_per_step: int = Field(16, ge=1, description="questions an update")
     num_generations: int = Field(8, ge=2, description="completions a question (G)")
-    steps_per_generation: int = Field(
-        2, ge=1, description="minibatches a rollout is split into, one update each"
-    )
+    steps_per_generation: int = Field(2, ge=1, description="minibatches a rollout is split into, one update each")
     learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
@@ -66,24 +65,16 @@ class GRPOConfig(RewardWeights):
         "dapo",
         description="dapo: mean over tokens; grpo: mean over completions of their means; dr_grpo: by max length",
     )
-    scale_rewards: Literal["group", "batch", "none"] = Field(
-        "group", description="what advantages are divided by"
-    )
+    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="what advantages are divided by")
     ref_model_sync_steps: int = Field(400, ge=1, description="steps between hard refreshes of the reference")
     dynamic_sampling: bool = Field(False, description="drop groups whose rewards are all equal, and refill")
-    mask_truncated_completions: bool = Field(
-        False, description="leave completions that were cut off out of the loss"
-    )
+    mask_truncated_completions: bool = Field(False, description="leave completions that were cut off out of the loss")
     template: Template = "chat"
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
     max_completion_length: int = Field(192, ge=1)
-    general_prompts_per_step: int = Field(
-        0, ge=0, description="of the questions, how many are general prompts"
-    )
-    preference_last_steps: int = Field(
-        0, ge=0, description="general prompts and their reward only in the last steps"
-    )
+    general_prompts_per_step: int = Field(0, ge=0, description="of the questions, how many are general prompts")
+    preference_last_steps: int = Field(0, ge=0, description="general prompts and their reward only in the last steps")
     save_steps: int = Field(20, ge=1, description="steps between checkpoints")
     seed: int = 0
 
@@ -171,7 +162,7 @@ def token_weights(mask: Tensor, lengths: Tensor, config: GRPOConfig, tokens: int
 
 @dataclass(slots=True)
 class Learner:
-    """The policy under training with its optimiser, the reference it is held close to, and rounds of questions asked."""
+    """The policy under training, its optimiser, the reference it is held close to, and rounds of questions asked."""
 
     speaker: Speaker
     reference: nn.Module | None
@@ -306,9 +297,7 @@ def _minibatches(flat: Sequence[Trajectory], config: GRPOConfig, first: int) -> 
 def update(learner: Learner, minibatch: Sequence[Trajectory], step: int) -> dict[str, float]:
     """Take one optimiser step on a minibatch. Returns TRL's metrics."""
     config, model = learner.config, learner.speaker.model
-    kept = [
-        t for t in minibatch if not (config.mask_truncated_completions and t.completion.finish == "length")
-    ]
+    kept = [t for t in minibatch if not (config.mask_truncated_completions and t.completion.finish == "length")]
     tokens = sum(len(each.completion.ids) for each in kept)
     totals: dict[str, Tensor] = {}
     for batch in _batches(learner, kept):
@@ -354,9 +343,7 @@ def _loss(
     for row, (each, start) in enumerate(zip(trajectories, starts, strict=True)):
         old[row, start : start + len(each.completion.ids)] = torch.tensor(each.completion.logprobs)
     advantage = torch.tensor([each.advantage for each in trajectories], device=learner.device)[:, None]
-    logp, entropy = logprobs(
-        learner.speaker.model, batch.tokens, temperature=config.temperature, return_entropy=True
-    )
+    logp, entropy = logprobs(learner.speaker.model, batch.tokens, temperature=config.temperature, return_entropy=True)
     ref = None
     if learner.reference is not None:
         with torch.no_grad():
@@ -391,9 +378,7 @@ def _token_sums(
     }
 
 
-def rollout_metrics(
-    flat: Sequence[Trajectory], groups: Sequence[Sequence[Trajectory]], asked: int
-) -> dict[str, float]:
+def rollout_metrics(flat: Sequence[Trajectory], groups: Sequence[Sequence[Trajectory]], asked: int) -> dict[str, float]:
     """Summarise a rollout under TRL's names."""
     totals = torch.tensor([[each.reward.total for each in group] for group in groups])
     ratios = [each.consistency for each in flat if each.consistency is not None]
@@ -412,9 +397,7 @@ def rollout_metrics(
 
 
 @stage(version=1, makes=Policy)
-def reinforce(
-    run: Run, policy: Policy, problems: Table, config: GRPOConfig, judges: Sequence[Judge] = ()
-) -> Summary:
+def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, judges: Sequence[Judge] = ()) -> Summary:
     """Train a policy on its own answers.
 
     Writes the policy, `checkpoints/step-NNNNNN` every `save_steps` steps, and `trajectories.parquet`.

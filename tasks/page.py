@@ -249,9 +249,7 @@ def _heading(title: str, names: Sequence[str]) -> tuple[str, ...]:
     return (f"<b>{escape(title)}</b>", *[""] * len(names))
 
 
-def _quoted(
-    rows: Mapping[str, Sequence[str]], columns: Sequence[str], names: Sequence[str]
-) -> list[tuple[str, ...]]:
+def _quoted(rows: Mapping[str, Sequence[str]], columns: Sequence[str], names: Sequence[str]) -> list[tuple[str, ...]]:
     """Lay the paper's own figures under the columns of ours."""
     return [
         (escape(label), *(f'<span class="soft">{figures.get(name, "–")}</span>' for name in names))
@@ -310,8 +308,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str
     """Lay cells of HTML out as a table; the first of a row heads it."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in rows
+        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>' for row in rows
     )
     table = f'<table class="{kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="scroll">{table}</div>'
@@ -334,9 +331,7 @@ def inline(svg: str, name: str) -> str:
 
 def _document(title: str, opening: str, sections: Sequence[Section]) -> str:
     links = "".join(f'<a href="#{each.anchor}">{each.title}</a>' for each in sections)
-    parts = "".join(
-        f'<section id="{each.anchor}"><h2>{each.title}</h2>{each.body}</section>' for each in sections
-    )
+    parts = "".join(f'<section id="{each.anchor}"><h2>{each.title}</h2>{each.body}</section>' for each in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{CSS}</style></head>'

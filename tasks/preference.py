@@ -45,12 +45,8 @@ class PairsConfig(Settings):
 
     margin: float = Field(0.15, gt=0, le=1, description="least difference of the rubric's scores in a pair")
     pairs_per_prompt: int = Field(4, ge=1)
-    balance_lengths: bool = Field(
-        True, description="the chosen answer is the longer one as often as the shorter"
-    )
-    heldout_share: float = Field(
-        0.1, ge=0, lt=1, description="prompts left out of training, to measure accuracy"
-    )
+    balance_lengths: bool = Field(True, description="the chosen answer is the longer one as often as the shorter")
+    heldout_share: float = Field(0.1, ge=0, lt=1, description="prompts left out of training, to measure accuracy")
     seed: int = 0
 
 
@@ -98,9 +94,7 @@ def pairs_of(frame: pl.DataFrame, config: PairsConfig) -> pl.DataFrame:
             balance += _longer(chosen, rejected)
             pairs.append({"id": chosen["id"], "problem_id": chosen["problem_id"], "prompt": chosen["prompt"],
                           "chosen": chosen["answer"] or "", "rejected": rejected["answer"] or ""})  # fmt: skip
-    return pl.DataFrame(
-        pairs, schema=dict.fromkeys(("id", "problem_id", "prompt", "chosen", "rejected"), pl.String)
-    )
+    return pl.DataFrame(pairs, schema=dict.fromkeys(("id", "problem_id", "prompt", "chosen", "rejected"), pl.String))
 
 
 def _longer(chosen: dict[str, str], rejected: dict[str, str]) -> int:
@@ -116,9 +110,7 @@ def label(run: Run, trajectories: Table, config: PairsConfig) -> Summary:
         "id", "problem_id", "prompt", "thinking", "answer", "safe"
     )
     for name, table in (("pairs", pairs), ("points", points)):
-        held = [
-            seed_of(config.seed, "split", p) % 1000 < config.heldout_share * 1000 for p in table["problem_id"]
-        ]
+        held = [seed_of(config.seed, "split", p) % 1000 < config.heldout_share * 1000 for p in table["problem_id"]]
         write_table(run.folder / f"{name}.parquet", table.with_columns(pl.Series("heldout", held)))
     return {"answers": len(frame), "pairs": len(pairs), "points": len(points),
             "unsafe": int((~points["safe"]).sum())}  # fmt: skip
@@ -190,9 +182,7 @@ def _batches(count: int, config: JudgeConfig) -> Iterator[list[int]]:
             yield order[begin : begin + config.batch_size]
 
 
-def _loss(
-    judge: RewardModel, examples: Sequence[Example], kind: Kind, tokenizer: Tokenizer, device: str
-) -> Tensor:
+def _loss(judge: RewardModel, examples: Sequence[Example], kind: Kind, tokenizer: Tokenizer, device: str) -> Tensor:
     ids = [tokenizer.encode(text) for example in examples for text in example.texts]
     scores = _scores(judge, ids, tokenizer, device)
     if kind == "helpful":
@@ -244,9 +234,7 @@ class Scorer:
         """Score texts in [0, 1]."""
         if not texts:
             return []
-        scores = _scores(
-            self.model, [self.tokenizer.encode(text) for text in texts], self.tokenizer, self.device
-        )
+        scores = _scores(self.model, [self.tokenizer.encode(text) for text in texts], self.tokenizer, self.device)
         if self.kind == "helpful":
             scores = (scores - self.mean) / max(self.std, 1e-6)
         return scores.sigmoid().tolist()
@@ -269,9 +257,7 @@ def preferences(judges: Sequence[Judge], device: str) -> Prefer:
         scores = [0.0] * len(trajectories)
         for kind, scorer in scorers.items():
             mine = [i for i, each in enumerate(trajectories) if each.problem.verifier == kind]
-            texts = [
-                seen(kind, t.problem.prompt, t.thinking, t.answer) for t in (trajectories[i] for i in mine)
-            ]
+            texts = [seen(kind, t.problem.prompt, t.thinking, t.answer) for t in (trajectories[i] for i in mine)]
             for index, score in zip(mine, scorer(texts), strict=True):
                 scores[index] = score
         return scores

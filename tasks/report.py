@@ -73,9 +73,7 @@ def report(
     return summary(models, findings)
 
 
-def judged(
-    general: Mapping[str, pl.DataFrame], judges: Sequence[Judge], device: str
-) -> dict[str, pl.DataFrame]:
+def judged(general: Mapping[str, pl.DataFrame], judges: Sequence[Judge], device: str) -> dict[str, pl.DataFrame]:
     """Add `judge_score`, the helpful reward model's score of each helpful reply; null without one."""
     helpful = [judge for judge in judges if read_json(judge.folder / "scale.json")["kind"] == "helpful"]
     scorer = load_judge(helpful[0], device) if helpful else None

@@ -23,9 +23,7 @@ class RewardWeights(Settings):
 
     accuracy_weight: float = Field(1.0, ge=0, description="R_acc: the answer is right")
     format_weight: float = Field(1.0, ge=0, description="R_format: the tags are where the template asks")
-    language_weight: float = Field(
-        0.0, ge=0, description="R_language: share of the thinking in the language asked"
-    )
+    language_weight: float = Field(0.0, ge=0, description="R_language: share of the thinking in the language asked")
     preference_weight: float = Field(0.0, ge=0, description="R_reward_model, on general prompts only")
 
 

@@ -14,6 +14,7 @@ from data.language import consistency, reflection_count
 from data.lineage import Policy, Settings, Table, seed_of
 from data.prompts import Template, parse, render
 from data.records import Completion, Problem, Trajectory, Verdict
+from data.sandbox import Isolation
 from data.store import read_table, write_table
 from data.verifiers import verify_all
 from model import checkpoint
@@ -246,9 +247,7 @@ def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) 
     asked = [p for p in problems_of(problems) if (p.verifier not in RULED) == config.general]
     asked = asked[: config.problems]
     if not asked:
-        raise ValueError(
-            f"{problems.key} holds no {'general prompts' if config.general else 'reasoning problems'}"
-        )
+        raise ValueError(f"{problems.key} holds no {'general prompts' if config.general else 'reasoning problems'}")
     frames = list(_generated(run, load(policy, run.device), asked, config))
     frame = pl.concat(frames)
     write_table(run.folder / "trajectories.parquet", frame)
@@ -265,9 +264,7 @@ SHARD = 128
 """Problems sampled at a time by `generate`."""
 
 
-def _generated(
-    run: Run, speaker: Speaker, asked: Sequence[Problem], config: GenerateConfig
-) -> Iterator[pl.DataFrame]:
+def _generated(run: Run, speaker: Speaker, asked: Sequence[Problem], config: GenerateConfig) -> Iterator[pl.DataFrame]:
     for begin in range(0, len(asked), SHARD):
         part = asked[begin : begin + SHARD]
         groups = rollout(

@@ -65,9 +65,7 @@ class Balance(Settings):
 class PretrainConfig(Balance):
     """A base model of DeepSeek-V3's architecture and the crawl that it reads."""
 
-    architecture: dict[str, Any] = Field(
-        default={}, description="fields of config.json that differ from the default"
-    )
+    architecture: dict[str, Any] = Field(default={}, description="fields of config.json that differ from the default")
     mixture: Mixture = Mixture()
     documents: int = Field(1_400_000, ge=1, description="documents of the crawl")
     epochs: int = Field(2, ge=1)
@@ -76,9 +74,7 @@ class PretrainConfig(Balance):
     batch_size: int = Field(256, ge=1, description="windows a step")
     learning_rate: float = Field(3e-3, gt=0)
     warmup_steps: int = Field(50, ge=0)
-    decay_fraction: float = Field(
-        0.3, gt=0, le=1, description="last part of the steps, over which the rate falls"
-    )
+    decay_fraction: float = Field(0.3, gt=0, le=1, description="last part of the steps, over which the rate falls")
     weight_decay: float = 0.1
     seed: int = 0
 
@@ -125,17 +121,13 @@ def losses(model: Transformer, batch: Batch, tokens: float, config: Balance) -> 
     main = cross_entropy(model, hidden[:, :-1], batch.tokens[:, 1:], batch.mask) / tokens
     parts = {"ce_loss": main, "loss": main}
     if with_mtp:
-        parts["mtp_loss"] = (
-            cross_entropy(model, further[:, :-1], batch.tokens[:, 2:], batch.mask[:, 1:]) / tokens
-        )
+        parts["mtp_loss"] = cross_entropy(model, further[:, :-1], batch.tokens[:, 2:], batch.mask[:, 1:]) / tokens
         parts["loss"] = parts["loss"] + config.mtp_lambda * parts["mtp_loss"]
     if routing and config.balance_alpha:
         alpha = config.balance_alpha * float(batch.mask.sum()) / tokens
         for scores in routing:  # the MTP layer sees no first token
             valid = batch.valid[:, -scores.shape[1] :]
-            parts["loss"] = parts["loss"] + balance_loss(
-                [scores], model.config.num_experts_per_tok, alpha, valid
-            )
+            parts["loss"] = parts["loss"] + balance_loss([scores], model.config.num_experts_per_tok, alpha, valid)
     return parts
 
 
@@ -212,14 +204,10 @@ def study(student: Student, rows: Sequence[Row], config: SFTConfig) -> Iterator[
     tokenizer = student.speaker.tokenizer
     prompts = tokenizer.encode_batch([row.prompt for row in rows])
     answers = tokenizer.encode_batch([row.completion for row in rows])
-    sequences = [
-        [*prompt, *answer, tokenizer.eos_id] for prompt, answer in zip(prompts, answers, strict=True)
-    ]
+    sequences = [[*prompt, *answer, tokenizer.eos_id] for prompt, answer in zip(prompts, answers, strict=True)]
     for row, sequence in zip(rows, sequences, strict=True):
         if len(sequence) > config.max_length:
-            raise ValueError(
-                f"row {row.id} has {len(sequence)} tokens, more than max_length = {config.max_length}"
-            )
+            raise ValueError(f"row {row.id} has {len(sequence)} tokens, more than max_length = {config.max_length}")
     per_epoch = math.ceil(len(rows) / config.batch_size)
     total = per_epoch * config.num_train_epochs
     last = config.learning_rate * config.final_rate_fraction
@@ -287,9 +275,7 @@ def _shard(job: tuple[PretrainConfig, int, int, str]) -> np.ndarray:
 def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summary:
     """Teach a policy the rows of a table."""
     speaker = load(policy, run.device)
-    optimizer = adamw(
-        speaker.model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
-    )
+    optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     student = Student(speaker, optimizer, config, run.device)
     lessons = rows_of(rows)
     metrics: Metrics = {}

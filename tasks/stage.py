@@ -153,9 +153,7 @@ def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Conca
     return decorate
 
 
-def _plan(
-    makes: type[Artifact], name: str, kind: str, version: int, given: Mapping[str, object], now: Session
-) -> Step:
+def _plan(makes: type[Artifact], name: str, kind: str, version: int, given: Mapping[str, object], now: Session) -> Step:
     parents = {key: _artifacts(value) for key, value in given.items() if _artifacts(value)}
     config = {key: canonical(value) for key, value in given.items() if key not in parents}
     heritage = {key: [artifact.fingerprint for artifact in value] for key, value in parents.items()}
@@ -221,9 +219,7 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
     return not step.cached
 
 
-def _fill(
-    step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, begun: float
-) -> None:
+def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, begun: float) -> None:
     folder = step.artifact.folder
     if folder.exists():
         shutil.rmtree(folder)

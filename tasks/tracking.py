@@ -86,9 +86,7 @@ class MlflowTracker:
         now = int(time.time() * 1000)
         figures = {key: value for key, value in record["summary"].items() if isinstance(value, int | float)}
         queue = self._pending.setdefault(run_id, [])
-        queue += [
-            Metric(metric_name(f"summary/{key}"), float(value), now, 0) for key, value in figures.items()
-        ]
+        queue += [Metric(metric_name(f"summary/{key}"), float(value), now, 0) for key, value in figures.items()]
         self._flush(run_id)
         noted = self._log_output(run_id, step, record)
         self.client.set_tag(run_id, "mlflow.note.content", describe(step, record))
@@ -194,8 +192,6 @@ def _model_id(parent: Artifact) -> str:
 def _dataset(table: Artifact, record: Mapping[str, Json] | None = None) -> Dataset:
     record = record or table.record()
     source = json.dumps({"folder": str(table.folder.resolve())})
-    profile = json.dumps(
-        {key: value for key, value in record["summary"].items() if isinstance(value, int | float)}
-    )
+    profile = json.dumps({key: value for key, value in record["summary"].items() if isinstance(value, int | float)})
     digest = record["fingerprint"]
     return Dataset(table.name, digest, "local", source, schema="{}", profile=profile)

@@ -51,9 +51,7 @@ def documents(seed: int, shard: int, count: int, mixture: Mixture | None = None)
         yield writers.document(rng)
 
 
-def worked(
-    family: Family[ItemT], item: ItemT, tongue: Tongue, rng: Random, *, checks: bool = False
-) -> Solution:
+def worked(family: Family[ItemT], item: ItemT, tongue: Tongue, rng: Random, *, checks: bool = False) -> Solution:
     """A solution by worked lines without slips, as a careful person writes it."""
     pen = Pen(rng, tongue, checks=checks)
     answer = family.solve(item, pen)
@@ -99,9 +97,7 @@ class Writers:
         if templated:
             return f"{render(question, 'zero')} {self._in_template(solution, rng)}"
         return " ".join(
-            part
-            for part in (question, solution.thinking, self._conclusion(family, solution, tongue, rng))
-            if part
+            part for part in (question, solution.thinking, self._conclusion(family, solution, tongue, rng)) if part
         )
 
     def _bare(self, family: Family[Any], item: Any, tongue: Tongue | None, rng: Random) -> Solution:
@@ -112,9 +108,7 @@ class Writers:
             return Solution("", answer)
         return Solution(f"{rng.choice(EASY)[_language(tongue, rng) == 'zh']}.", answer)
 
-    def _worked(
-        self, family: Family[Any], item: Any, tongue: Tongue, rng: Random, *, checks: bool
-    ) -> Solution:
+    def _worked(self, family: Family[Any], item: Any, tongue: Tongue, rng: Random, *, checks: bool) -> Solution:
         pen = Pen(
             rng,
             tongue,

@@ -13,8 +13,6 @@ from data.world.general import Harmless, Helpful
 from data.world.logic import Logic
 from data.world.order import Order
 
-FAMILIES: Mapping[str, Family[Any]] = {
-    family.name: family for family in (Chain(), Order(), Choice(), Logic(), Code())
-}
+FAMILIES: Mapping[str, Family[Any]] = {family.name: family for family in (Chain(), Order(), Choice(), Logic(), Code())}
 SHARES: Mapping[str, float] = {"chain": 0.30, "order": 0.20, "choice": 0.20, "logic": 0.15, "code": 0.15}
 SOURCES: Mapping[str, Source[Any]] = {**FAMILIES, "helpful": Helpful(), "harmless": Harmless()}

@@ -46,9 +46,7 @@ class OrderItem(NamedTuple):
 
     @property
     def key(self) -> str:
-        return (
-            f"order {' '.join(map(str, self.numbers))} {'+' if self.sign > 0 else '-'} {signed((self.term,))}"
-        )
+        return f"order {' '.join(map(str, self.numbers))} {'+' if self.sign > 0 else '-'} {signed((self.term,))}"
 
     @property
     def value(self) -> int:

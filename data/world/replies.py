@@ -92,9 +92,7 @@ def fact(language: Language, rng: Random) -> str:
     form = rng.random()
     if form < 0.3:
         country, capital = (pair.name(language) for pair in rng.choice(tuple(CAPITALS.items())))
-        return (
-            f"the capital of {country} is {capital}." if language == "en" else f"{country}的首都是{capital}."
-        )
+        return f"the capital of {country} is {capital}." if language == "en" else f"{country}的首都是{capital}."
     if form < 0.7:
         noun, into = rng.choice(NOUNS), rng.choice(("en", "zh"))
         word, other = (noun.zh, noun.en) if into == "en" else noun

@@ -18,11 +18,7 @@ EASY: tuple[tuple[str, str], ...] = (("easy", "简单"), ("i know", "我知道")
 
 _TABLE: tuple[tuple[str, str], ...] = (
     *((lead["en"], lead["zh"]) for lead in (FIRST, THEN, SO)),
-    *(
-        pair
-        for words in (LOOK, AGAIN)
-        for pair in zip(words["en"].split(", "), words["zh"].split(", "), strict=True)
-    ),
+    *(pair for words in (LOOK, AGAIN) for pair in zip(words["en"].split(", "), words["zh"].split(", "), strict=True)),
     *((names["en"].strip(), names["zh"]) for names in (*RANKS.values(), SWAP)),
     *EASY,
 )

@@ -15,9 +15,7 @@ _SIGNS = (" ", ".", ",", "?", ":", " +", " -", " *", " =", " \\boxed{", " }")
 _CODE = (" ```python\n", "```python\n", "print(int(input())", ")", "\n```")
 _ROLES = (" User:", " Assistant:")
 
-_ENGLISH_AT_START = (
-    "i in is the a no yes hello good sorry what which first compute start numbers of row write easy how"
-)
+_ENGLISH_AT_START = "i in is the a no yes hello good sorry what which first compute start numbers of row write easy how"
 _ENGLISH_ONLY_AT_START = "list name say some tell who"
 _ENGLISH_INSIDE = (
     "answer add again check largest minus options order out plus program result smallest so swap take then "
@@ -46,9 +44,7 @@ def pieces() -> list[str]:
     """Every token piece beside the special tokens, each once, in a fixed order."""
     digits = [str(digit) for digit in range(10)]
     cities, countries = CAPITALS.values(), CAPITALS.keys()
-    english_names = " ".join(
-        named.en for group in (NOUNS, countries, cities, DANGERS, VERBS) for named in group
-    )
+    english_names = " ".join(named.en for group in (NOUNS, countries, cities, DANGERS, VERBS) for named in group)
     chinese_names = " ".join(named.zh for group in (countries, cities, DANGERS) for named in group)
     things = " ".join(noun.zh for noun in NOUNS)
     after_space = (

@@ -57,9 +57,7 @@ def table(*rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame([{"id": f"{n:02}", **GOOD, **row} for n, row in enumerate(rows)], schema=TYPES)
 
 
-def reasons(
-    rows: list[dict[str, Any]], *filters: Any, context: Context | None = None
-) -> dict[str, tuple[str, str]]:
+def reasons(rows: list[dict[str, Any]], *filters: Any, context: Context | None = None) -> dict[str, tuple[str, str]]:
     _, dropped = apply(table(*rows), filters, context)
     return {row["id"]: (row["reason"], row["detail"]) for row in dropped.iter_rows(named=True)}
 
@@ -134,9 +132,7 @@ def test_repetition_of_lines() -> None:
 def test_repetition_of_ngrams() -> None:
     rows = [{"thinking": "a b c d a b c d", "answer": ""}, {"thinking": "a b c d a b c e", "answer": ""}]
     # seven 2-grams: ab bc cd da ab bc cd has 3 repeats, the other row 2
-    assert reasons(rows, Repetition(ngram=2, max_ngram_share=0.4)) == {
-        "00": ("repetition", "n-gram share 0.43")
-    }
+    assert reasons(rows, Repetition(ngram=2, max_ngram_share=0.4)) == {"00": ("repetition", "n-gram share 0.43")}
 
 
 def test_contamination_by_ngrams() -> None:
@@ -192,20 +188,13 @@ def test_near_duplicates_name_the_kept_partner() -> None:
         {"thinking": text.format(8)},
         {"thinking": text.format(7), "problem_id": "q"},
         {"thinking": "now the double of a sum is wanted and found to be 7"},
-        {
-            "thinking": text.format(7)
-            .replace("then", "and so")
-            .replace("take", "make")
-            .replace("all", "every")
-        },
+        {"thinking": text.format(7).replace("then", "and so").replace("take", "make").replace("all", "every")},
     ]
     found = reasons(rows, NearDuplicate(min_similarity=0.8))
     assert found == {"01": ("near_duplicate", "00")}
 
 
-@pytest.mark.parametrize(
-    "pair", [("3 + 4", "3 - 4"), ("得 三", "得 四"), ("three", "four"), ("C A B D", "A C B D")]
-)
+@pytest.mark.parametrize("pair", [("3 + 4", "3 - 4"), ("得 三", "得 四"), ("three", "four"), ("C A B D", "A C B D")])
 def test_texts_with_other_numbers_signs_or_letters_are_no_duplicates(pair: tuple[str, str]) -> None:
     rows = [{"thinking": "so we look at the whole of it and find that it is " + each} for each in pair]
     assert reasons(rows, NearDuplicate(min_similarity=0.1, shingle=1)) == {}

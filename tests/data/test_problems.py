@@ -155,7 +155,5 @@ def test_empty_missing_and_strange_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="folder: not a data set"):
         read_problems(tmp_path / "folder")
-    with pytest.raises(
-        ValueError, match="columns may rename prompt, solution, verifier, language, got answer"
-    ):
+    with pytest.raises(ValueError, match="columns may rename prompt, solution, verifier, language, got answer"):
         read_problems(write(tmp_path, GOOD), {"answer": "solution"})

@@ -98,10 +98,7 @@ def test_the_expected_output_is_nowhere_in_the_process(jail: Jail) -> None:
 
 def test_the_program_sees_no_environment_and_a_fixed_hash_seed(jail: Jail) -> None:
     assert jail.test("import os; print(dict(os.environ))", Test("", "{}")).status == "passed"
-    assert (
-        jail.test("print(__name__, __import__('sys').argv)", Test("", "__main__ ['main.py']")).status
-        == "passed"
-    )
+    assert jail.test("print(__name__, __import__('sys').argv)", Test("", "__main__ ['main.py']")).status == "passed"
     outputs = {_hash_of_a_text() for _ in range(2)}
     assert len(outputs) == 1
 
@@ -127,10 +124,7 @@ def test_all_of_standard_input_and_output_work(jail: Jail) -> None:
 
 
 def test_input_longer_than_a_pipe(jail: Jail) -> None:
-    assert (
-        jail.test("import sys; print(len(sys.stdin.read()))", Test("x" * 3_000_000, "3000000")).status
-        == "passed"
-    )
+    assert jail.test("import sys; print(len(sys.stdin.read()))", Test("x" * 3_000_000, "3000000")).status == "passed"
 
 
 def test_stop_at_failure_ends_the_list() -> None:

@@ -67,6 +67,6 @@ def test_the_database_reaches_no_other_file(tmp_path: Path) -> None:
 
 
 def test_no_runs_no_views(tmp_path: Path) -> None:
-    assert connect(tmp_path / "absent").sql(
-        "SELECT count(*) FROM duckdb_views() WHERE NOT internal"
-    ).fetchall() == [(0,)]
+    assert connect(tmp_path / "absent").sql("SELECT count(*) FROM duckdb_views() WHERE NOT internal").fetchall() == [
+        (0,)
+    ]

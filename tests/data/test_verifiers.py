@@ -163,9 +163,7 @@ def test_boxes_balance_braces() -> None:
     assert boxes(r"\boxed{\frac{1}{2}} then \boxed{ {x} } and \boxed{open") == [r"\frac{1}{2}", " {x} "]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "-", ".", "1,00", "1.", "1/0", "1e999", "0x1", "1_0", "１", "1" * 31, "a"]
-)
+@pytest.mark.parametrize("text", ["", "-", ".", "1,00", "1.", "1/0", "1e999", "0x1", "1_0", "１", "1" * 31, "a"])
 def test_what_is_no_number(text: str) -> None:
     assert number(text) is None
 
@@ -203,9 +201,7 @@ def test_expressions_that_cheat(answer: str) -> None:
     assert judged(COUNTDOWN, answer, "expression").status in ("wrong", "unparseable")
 
 
-@pytest.mark.parametrize(
-    "answer", [SUM, f"```python\n{SUM}\n```", f"the program is ```python\n{SUM}\n```\ndone"]
-)
+@pytest.mark.parametrize("answer", [SUM, f"```python\n{SUM}\n```", f"the program is ```python\n{SUM}\n```\ndone"])
 def test_programs_that_pass(answer: str) -> None:
     assert judged(ADD, answer, "code").status == "correct"
 
@@ -240,9 +236,7 @@ def test_every_gold_answer_verifies_and_a_near_miss_does_not() -> None:
         rng = Random(7)
         for _ in range(5):
             item = family.draw(rng)
-            gold = Problem(
-                "p/1", item.key, name, "en", "question", family.solution(item, "en"), family.verifier
-            )
+            gold = Problem("p/1", item.key, name, "en", "question", family.solution(item, "en"), family.verifier)
             right, wrong = family.answer(item), family.miss(item, rng)
             for language in ("en", "zh"):
                 summed = summary(family.verifier, language, right)
@@ -272,9 +266,7 @@ def test_a_killed_worker_is_an_infra_error_and_is_replaced() -> None:
 
 @pytest.mark.parametrize("verifier", ["helpful", "harmless", "judge", "reasoning_gym:sudoku", ""])
 def test_what_no_rule_judges_is_refused(verifier: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"unknown verifier '{verifier}'; allowed: math, choice, code, expression"
-    ):
+    with pytest.raises(ValueError, match=f"unknown verifier '{verifier}'; allowed: math, choice, code, expression"):
         judged("42", "42", verifier)
 
 

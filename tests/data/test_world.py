@@ -26,13 +26,9 @@ from data.world.sums import Sum
 LANGUAGES = ("en", "zh")
 SIGN = r"(?:add|take|plus|minus|\+|-|加上|减去)"
 TERMS = rf"((?:,? {SIGN} \d+)+)"
-CHAIN = re.compile(
-    rf"(?:start with|what is|compute|从|求|计算) (\d+)(?: 开始)?{TERMS}(?:\. result\?|\?|, 得几\?|\.)"
-)
+CHAIN = re.compile(rf"(?:start with|what is|compute|从|求|计算) (\d+)(?: 开始)?{TERMS}(?:\. result\?|\?|, 得几\?|\.)")
 OPTIONS = r"((?:\d+ [A-D](?:, )?){4})"
-CHOICE = re.compile(
-    rf"(?:which is|what is|哪个是|计算) (\d+){TERMS}(?:\? options: |\. 选项: |: ){OPTIONS}[?.]"
-)
+CHOICE = re.compile(rf"(?:which is|what is|哪个是|计算) (\d+){TERMS}(?:\? options: |\. 选项: |: ){OPTIONS}[?.]")
 ORDER = re.compile(
     r"(?:of|numbers|在|求) ([\d, ]+?)(?::|\. what is| 之中,| 之中)? ?(?:largest|最大)"
     rf" ?({SIGN}) ?(?:smallest|最小){TERMS}(?:\?|, 得几\?|\.)"
@@ -49,9 +45,7 @@ CODE = re.compile(
 
 def terms_of(text: str) -> tuple[int, ...]:
     found = re.findall(rf"({SIGN}) (\d+)", text)
-    return tuple(
-        -int(number) if sign in ("take", "minus", "-", "减去") else int(number) for sign, number in found
-    )
+    return tuple(-int(number) if sign in ("take", "minus", "-", "减去") else int(number) for sign, number in found)
 
 
 def read(question: str) -> object:
@@ -449,9 +443,7 @@ def test_no_held_out_problem_is_in_the_crawl(crawl: list[Seen]) -> None:
         source.question(item, language, Random(number))
         for source in (SOURCES["helpful"], SOURCES["harmless"])
         for item in {
-            item
-            for item in (source.draw(rng) for rng in [Random(8)] for _ in range(4000))
-            if held_out(item.key)
+            item for item in (source.draw(rng) for rng in [Random(8)] for _ in range(4000)) if held_out(item.key)
         }
         for language in LANGUAGES
         for number in range(6)

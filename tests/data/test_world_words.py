@@ -19,9 +19,7 @@ from data.world.words import pieces, special_tokens
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     control = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -20.0) for byte in range(256))]
-    made = Tokenizer(
-        Unigram([*control, *((piece, -1.0) for piece in pieces())], unk_id=0, byte_fallback=True)
-    )
+    made = Tokenizer(Unigram([*control, *((piece, -1.0) for piece in pieces())], unk_id=0, byte_fallback=True))
     made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     made.add_special_tokens([AddedToken(token, normalized=False) for token in special_tokens()])
     return made

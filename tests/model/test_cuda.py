@@ -49,8 +49,7 @@ def test_grouped_products_in_bfloat16_stay_near_float32(tiny):
         rough = layer.experts.grouped(x, chosen, weights)
     assert not layer.experts._has_grouped_mm(x)
     results = [
-        torch.autograd.grad(out.float().square().sum(), [x, *layer.experts.parameters()])
-        for out in (exact, rough)
+        torch.autograd.grad(out.float().square().sum(), [x, *layer.experts.parameters()]) for out in (exact, rough)
     ]
     for one, other in [(exact, rough.float()), *zip(*results, strict=True)]:
         assert float(((one - other).norm() / one.norm()).detach()) < 0.03

@@ -30,9 +30,7 @@ def test_values_and_gradients_equal_the_plain_formula(case, kept, temperature, m
     torch.testing.assert_close(values, expected)
     torch.testing.assert_close(own, entropy)
     gradients = torch.autograd.grad((values * weight).sum(), [hidden, head])
-    for gradient, other in zip(
-        gradients, torch.autograd.grad((expected * weight).sum(), [hidden, head]), strict=True
-    ):
+    for gradient, other in zip(gradients, torch.autograd.grad((expected * weight).sum(), [hidden, head]), strict=True):
         torch.testing.assert_close(gradient, other)
 
 

@@ -143,9 +143,7 @@ def test_a_wide_nucleus_is_found_beyond_the_candidates():
         assert set(ids.tolist()) <= set(ordered.indices[:size].tolist())
         assert len(ids.unique()) > 0.95 * size
     both, _ = draw(logits, torch.tensor([0.37, 0.37]), False, 0.9)
-    assert both.tolist() == [
-        int(draw(logits[i : i + 1], torch.tensor([0.37]), False, 0.9)[0]) for i in range(2)
-    ]
+    assert both.tolist() == [int(draw(logits[i : i + 1], torch.tensor([0.37]), False, 0.9)[0]) for i in range(2)]
 
 
 def test_tokens_of_no_probability_are_never_drawn():

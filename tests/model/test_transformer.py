@@ -145,9 +145,7 @@ def test_multi_token_head_learns_the_token_after_next(build):
     for _ in range(120):
         tokens = torch.randint(0, 8, (32, 2)).repeat(1, 4)
         _, further = model.hidden_with_mtp(tokens)
-        loss = torch.nn.functional.cross_entropy(
-            model.logits(further[:, :-1]).flatten(0, 1), tokens[:, 2:].flatten()
-        )
+        loss = torch.nn.functional.cross_entropy(model.logits(further[:, :-1]).flatten(0, 1), tokens[:, 2:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -162,9 +160,7 @@ def test_routing_receives_the_scores_of_each_layer(build):
     assert [tuple(scores.shape) for scores in routing] == [(2, 9, 8), (2, 9, 8), (2, 8, 8)]
     x = model.model.embed_tokens(tokens)
     x = model.model.layers[0](x, model.model.rotation(9))
-    attended = x + model.model.layers[1].self_attn(
-        model.model.layers[1].input_layernorm(x), model.model.rotation(9)
-    )
+    attended = x + model.model.layers[1].self_attn(model.model.layers[1].input_layernorm(x), model.model.rotation(9))
     normed = model.model.layers[1].post_attention_layernorm(attended)
     torch.testing.assert_close(routing[0], (normed @ model.model.layers[1].mlp.gate.weight.t()).sigmoid())
 

@@ -41,9 +41,7 @@ def stack_experts(tensors, names, experts):
     for name in names:
         prefix, _, kind = name.rpartition(".")
         if kind == "gate_up_proj":
-            halves = [
-                (f"{prefix}.{e}.gate_proj.weight", f"{prefix}.{e}.up_proj.weight") for e in range(experts)
-            ]
+            halves = [(f"{prefix}.{e}.gate_proj.weight", f"{prefix}.{e}.up_proj.weight") for e in range(experts)]
             stacked[name] = torch.stack([torch.cat([tensors[gate], tensors[up]]) for gate, up in halves])
         elif prefix.endswith(".experts"):
             stacked[name] = torch.stack([tensors[f"{prefix}.{e}.down_proj.weight"] for e in range(experts)])

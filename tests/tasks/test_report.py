@@ -285,9 +285,7 @@ def test_every_verdict_flips_when_the_models_change_places(tmp_path: Path) -> No
         (-0.04, -0.01, "holds", "does not show"),
     ],
 )
-def test_verdict_depends_on_the_side_of_the_interval(
-    low: float, high: float, sense: Sense, expected: str
-) -> None:
+def test_verdict_depends_on_the_side_of_the_interval(low: float, high: float, sense: Sense, expected: str) -> None:
     assert verdict({"value": (low + high) / 2, "low": low, "high": high}, sense) == expected
 
 
@@ -332,9 +330,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = dict(attrs)
         self.ids += [value for key, value in attrs if key == "id" and value]
-        self.links += [
-            value for key, value in attrs if key in ("src", "href", "xlink:href", "action") and value
-        ]
+        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href", "action") and value]
         if tag == "svg" and values.get("aria-hidden") != "true":
             self.labels.append(values.get("aria-label") or "")
         if tag not in self.void:
@@ -395,9 +391,7 @@ def test_the_best_of_a_row_is_bold(finished: Path) -> None:
 
 
 def test_figures_that_are_missing_show_as_a_dash(tmp_path: Path) -> None:
-    wordless = {
-        name: replace(how, consistency=None) for name, how in BEHAVIOURS.items() if "student" not in name
-    }
+    wordless = {name: replace(how, consistency=None) for name, how in BEHAVIOURS.items() if "student" not in name}
     folder, summary = made(tmp_path, wordless, general=False)
     found = json.loads((folder / "models.json").read_text())["r1"]
     assert found["helpful_win_rate"] is None
