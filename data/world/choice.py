@@ -10,7 +10,7 @@ from data.world.family import Pen
 from data.world.sums import Sum, expression, signed
 
 LETTERS = ("A", "B", "C", "D")
-_NEAR = (1, -1, 2, -2, 10, -10, 20, -20, 9, -9, 11, -11)
+_NEAR = (1, -1, 2, -2, 8, -8, 9, -9, 11, -11, 12, -12)
 _LARGEST_PARTIAL = 199
 
 
@@ -96,7 +96,11 @@ class Choice:
 
 
 def _options(value: int, rng: Random) -> tuple[int, ...]:
-    near = [value + step for step in _NEAR if 10 <= value + step <= 99]
-    options = [value, *rng.sample(near, len(LETTERS) - 1)]
+    """The value among near misses, no two with the same last digit: one look at it finds the option."""
+    options = [value]
+    while len(options) < len(LETTERS):
+        option = value + rng.choice(_NEAR)
+        if 10 <= option <= 99 and all(option % 10 != other % 10 for other in options):
+            options.append(option)
     rng.shuffle(options)
     return tuple(options)
