@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from random import Random
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from data.world.family import Pen
 from data.world.sums import Sum, expression, signed
 
 LETTERS = ("A", "B", "C", "D")
-_NEAR = (1, -1, 2, -2, 8, -8, 9, -9, 11, -11, 12, -12)
+_DIGITS = range(1, 10)
 _LARGEST_PARTIAL = 199
 
 
@@ -36,7 +37,11 @@ class Match(NamedTuple):
 
 
 class ChoiceItem(NamedTuple):
-    """An expression of 2-3 operations with a two-digit value, and four options, one of them right."""
+    """An expression of 2-3 operations whose value is a digit, and four options, one of them right.
+
+    A value of one token is found among the options by one look back; with two digits a model of three
+    layers computes the value and then names any option.
+    """
 
     start: int
     terms: tuple[int, ...]
@@ -52,7 +57,7 @@ class ChoiceItem(NamedTuple):
 
 
 class Choice:
-    """Questions such as "what is 63 - 15 + 32? options: 80 A, 81 B, 90 C, 70 D."."""
+    """Questions such as "what is 63 - 15 - 41? options: 7 A, 2 B, 9 C, 4 D."."""
 
     name = "choice"
     verifier = "choice"
@@ -61,15 +66,14 @@ class Choice:
         while True:
             start = total = 10 + int(90 * rng.random())
             terms: list[int] = []
-            for _ in range(2 + int(2 * rng.random())):
+            for _ in range(1 + int(2 * rng.random())):
                 term = 1 + int(99 * rng.random())
                 terms.append(term if rng.random() < 0.5 else -term)
                 total += terms[-1]
-                if not 0 <= total <= _LARGEST_PARTIAL:
-                    break
-            else:
-                if 10 <= total <= 99:
-                    return ChoiceItem(start, tuple(terms), _options(total, rng))
+            value = rng.choice(_DIGITS)
+            terms.append(value - total)
+            if all(0 <= total <= _LARGEST_PARTIAL for total in accumulate(terms[:-1], initial=start)) and terms[-1]:
+                return ChoiceItem(start, tuple(terms), _options(value, rng))
 
     def question(self, item: ChoiceItem, language: Language, rng: Random) -> str:
         text = expression(item.start, item.terms)
@@ -96,11 +100,6 @@ class Choice:
 
 
 def _options(value: int, rng: Random) -> tuple[int, ...]:
-    """The value among near misses, no two with the same last digit: one look at it finds the option."""
-    options = [value]
-    while len(options) < len(LETTERS):
-        option = value + rng.choice(_NEAR)
-        if 10 <= option <= 99 and all(option % 10 != other % 10 for other in options):
-            options.append(option)
+    options = [value, *rng.sample([digit for digit in _DIGITS if digit != value], len(LETTERS) - 1)]
     rng.shuffle(options)
     return tuple(options)

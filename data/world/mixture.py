@@ -84,7 +84,7 @@ class Mixture(Settings):
     )
     """of plain documents, by family."""
     templated: Mapping[str, Work] = _work(
-        Work(bare=0.76, worked=0.14, checked=0.10), Work(bare=0.64, worked=0.21, checked=0.15)
+        Work(bare=0.82, worked=0.10, checked=0.08), Work(bare=0.82, worked=0.10, checked=0.08)
     )
     """of documents in the template, by family."""
     bare_right: Share = 0.85

@@ -1,0 +1,154 @@
+"""The whole chain on the smallest recipe, run as people run it: by the command line, with real servers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import polars as pl
+import pytest
+
+from data.lineage import read_json
+from tasks.tracking import store_uri
+
+ROOT = Path(__file__).parent.parent
+MODELS = {
+    "base", "zero", "dev1", "dev2", "dev2_without_language_reward", "dev3", "r1", "student_distilled", "student_rl",
+}  # fmt: skip
+FIGURES = {
+    "pass@1", "cons@4", "format", "language_consistency", "mean_length", "reflection_per_response",
+    "helpful_win_rate", "harmless_rate",
+}  # fmt: skip
+
+
+def r1(*words: str, runs: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows", *words, "--runs", str(runs)],
+        capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "200"}, timeout=600,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    done = r1("run", "tiny", runs=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == str(folder / "tiny" / "report.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(runs: Path) -> dict:
+    return read_json(runs / "tiny" / "report.json")
+
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_the_report_holds_every_figure_of_every_model(report: dict) -> None:
+    assert report["recipe"] == "tiny"
+    assert set(report["models"]) >= MODELS
+    for name in MODELS:
+        figures = report["models"][name]
+        for figure in FIGURES:
+            if figure == "language_consistency" and figures[figure] is None:
+                continue  # no response of this model had a word of thinking
+            assert figures[figure]["low"] <= figures[figure]["value"] <= figures[figure]["high"], (name, figure)
+        assert set(figures["by_language"]) == {"en", "zh"}
+        assert figures["by_family"]
+    assert report["models"]["dev3"]["helpful_win_rate"]["value"] == 0.5
+
+
+def test_stages_have_unique_names_and_were_made(report: dict, runs: Path) -> None:
+    names = [stage["name"] for stage in report["stages"]]
+    assert len(set(names)) == len(names)
+    for stage in report["stages"]:
+        record = read_json(runs / f"{stage['stage']}-{stage['fingerprint']}" / "record.json")
+        assert record["name"] == stage["name"]
+        assert not stage["cached"]
+
+
+def test_a_second_run_does_nothing_and_a_changed_setting_reruns_what_hangs_on_it(runs: Path) -> None:
+    again = r1("run", "tiny", runs=runs)
+    assert again.returncode == 0, again.stderr
+    assert all(stage["cached"] for stage in read_json(runs / "tiny" / "report.json")["stages"])
+    assert again.stderr.count(" cached ") == len(read_json(runs / "tiny" / "report.json")["stages"])
+    shown = r1("show", "tiny", "--set", "distill.learning_rate=2e-3", runs=runs).stdout
+    rerun = [line.split()[1] for line in shown.splitlines() if "would run" in line]
+    assert rerun == ["student_distilled", "student_distilled_evaluation", "report"]
+    assert "config.learning_rate: 0.0005 -> 0.002" in shown
+
+
+def test_no_held_out_problem_is_in_training_data(runs: Path) -> None:
+    tables = {read_json(path)["name"]: path.parent for path in runs.glob("collect-*/record.json")}
+    held = set(pl.read_parquet(tables["heldout"] / "problems.parquet")["key"])
+    trained = [pl.read_parquet(path) for path in runs.glob("reinforce-*/trajectories.parquet")]
+    trained += [pl.read_parquet(path) for path in runs.glob("curate-*/kept.parquet")]
+    assert len(trained) == 7
+    for frame in trained:
+        assert len(frame)
+        assert not held & set(frame["key"])
+
+
+def test_every_stage_is_a_run_in_mlflow_with_parents_and_metrics(runs: Path, report: dict) -> None:
+    client = mlflow.MlflowClient(store_uri(runs))
+    experiment = client.get_experiment_by_name("tiny")
+    found = client.search_runs([experiment.experiment_id], "tags.stage != ''")
+    assert {run.data.tags["artifact"] for run in found} == {
+        f"{stage['stage']}-{stage['fingerprint']}" for stage in report["stages"]
+    }
+    zero = next(run for run in found if run.data.tags["mlflow.runName"].startswith("zero ("))
+    zero = client.get_run(zero.info.run_id)  # a search returns no model inputs
+    assert zero.data.params["config.num_generations"] == "4"
+    history = client.get_metric_history(zero.info.run_id, "loss")
+    assert [metric.step for metric in history] == [1, 2, 3, 4]
+    assert {item.dataset.name for item in zero.inputs.dataset_inputs} == {"problems"}
+    assert len(zero.inputs.model_inputs) == 1
+    assert len(zero.outputs.model_outputs) == 1
+    assert zero.data.tags["mlflow.parentRunId"]
+
+
+def test_a_row_is_traced_to_its_trajectory_and_problem(runs: Path) -> None:
+    curated = {read_json(p)["name"]: p.parent for p in runs.glob("curate-*/record.json")}["rejection_rows"]
+    row = pl.read_parquet(curated / "rows.parquet").filter(pl.col("source") == "trajectory")["id"][0]
+    told = r1("trace", f"tiny/rejection_rows/{row}", runs=runs).stdout
+    for part in ("reward_accuracy", "trajectories.parquet", "problems.parquet", "dev2  reinforce-", "base  adopt-"):
+        assert part in told
+
+
+def test_chat_shows_thinking_and_summary(runs: Path) -> None:
+    talk = subprocess.run(
+        [sys.executable, "-m", "flows", "chat", "tiny/base", "--runs", str(runs), "--temperature", "0"],
+        input="start with 12, add 30, take 5. result?\n", capture_output=True, text=True, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert talk.returncode == 0, talk.stderr
+    assert talk.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "tini"], "unknown recipe 'tini'; there are micro, paper, seeds, tiny"),
+        (["run", "tiny", "--set", "zero.num_generations=1"], "greater than or equal to 2"),
+        (["run", "tiny", "--set", "zero.typo=1"], "unknown key 'typo'"),
+        (["run", "tiny", "--set", "zero.save_steps=3"], "save_steps = 3 is not a multiple of steps_per_generation"),
+        (["run", "tiny", "--set", "base.path=nowhere"], "no such file or folder"),
+        (["run", "tiny", "--set", "problems.path=nowhere.jsonl"], "no such file or folder"),
+        (["trace", "nothing"], "no such artifact"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, tmp_path: Path) -> None:
+    done = r1(*words, runs=tmp_path / "runs")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_report_page_is_self_contained(runs: Path) -> None:
+    page = (runs / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert json.dumps("R1-Zero")[1:-1] in page
