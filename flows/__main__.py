@@ -34,6 +34,7 @@ def run(
     changes: Changes = [],  # noqa: B006
     runs: Runs = Path("runs"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; the best there is when left out.")] = "",
+    plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
 ) -> None:
     """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
     from flows import recipe as recipes
@@ -41,7 +42,7 @@ def run(
     from flows.run import run as make
 
     loaded = recipes.load(recipe, changes)
-    print(make(loaded, runs, device or default_device()))
+    print(make(loaded, runs, device or default_device(), plain))
 
 
 @app.command()

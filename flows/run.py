@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.lineage import Json, Report, check, read_json, write_json
 from flows import r1 as figure
@@ -28,8 +27,12 @@ def plan(recipe: Recipe, runs: Path) -> list[Step]:
     return planned.steps
 
 
-def run(recipe: Recipe, runs: Path, device: str, isolation: str = "rlimit") -> Path:
-    """Make what is not there yet; returns the path of `report.json`."""
+def run(recipe: Recipe, runs: Path, device: str, plain: bool = False) -> Path:
+    """Make what is not there yet; returns the path of `report.json`.
+
+    `plain` calls the stages as plain functions: for a machine without Prefect and MLflow, whose history
+    this run is then not part of.
+    """
     begun = time.monotonic()
     steps = plan(recipe, runs)
     watch = Watch(len(steps))
@@ -38,11 +41,18 @@ def run(recipe: Recipe, runs: Path, device: str, isolation: str = "rlimit") -> P
             check(step.artifact)
             watch.end(step)
     else:
-        steps = _make(recipe, runs, device, isolation, watch)
+        steps = (_make_plainly if plain else _make)(recipe, runs, device, watch)
     return _conclude(recipe, runs, steps, time.monotonic() - begun)
 
 
-def _make(recipe: Recipe, runs: Path, device: str, isolation: Any, watch: Watch) -> list[Step]:
+def _make_plainly(recipe: Recipe, runs: Path, device: str, watch: Watch) -> list[Step]:
+    runs.mkdir(parents=True, exist_ok=True)
+    with session(Session(runs, "plain", device, display=watch)) as opened:
+        FLOWS[recipe.flow](recipe)
+    return opened.steps
+
+
+def _make(recipe: Recipe, runs: Path, device: str, watch: Watch) -> list[Step]:
     runs.mkdir(parents=True, exist_ok=True)
     with prefect_server(runs):
         from prefect import flow
@@ -50,7 +60,7 @@ def _make(recipe: Recipe, runs: Path, device: str, isolation: Any, watch: Watch)
         from tasks.tracking import MlflowTracker
 
         tracker = MlflowTracker(runs, recipe.name)
-        opened = Session(runs, "run", device, isolation, watch, tracker)
+        opened = Session(runs, "run", device, display=watch, tracker=tracker)
 
         @flow(name=recipe.flow, flow_run_name=f"{recipe.flow} {recipe.name}", validate_parameters=False)
         def pipeline(settings: dict[str, Json]) -> None:

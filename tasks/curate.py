@@ -26,10 +26,29 @@ from tasks.rollout import trajectories_of
 from tasks.stage import Run, Summary, stage
 
 
+def readable_filters() -> list[FilterConfig]:
+    """The filters that the paper names, with what it implies: right, readable, in one language, new."""
+    return [
+        filters.NotCorrect(),
+        filters.Malformed(),
+        filters.Truncated(),
+        filters.MixedLanguage(),
+        filters.LongParagraph(),
+        filters.CodeBlock(),
+        filters.Repetition(),
+        filters.Contaminated(),
+        filters.Duplicate(),
+        filters.NearDuplicate(),
+        filters.Surplus(max_per_problem=2),
+    ]
+
+
 class CurateConfig(Settings):
     """One build of a fine-tuning set."""
 
-    filters: list[FilterConfig] = Field(default=[], description="in order; the first that fires is a row's reason")
+    filters: list[FilterConfig] = Field(
+        default_factory=readable_filters, description="in order; the first that fires is a row's reason"
+    )
     rewrite: bool = Field(False, description="bring the thinking into the question's language and add a summary")
     general_share: float = Field(
         0.25, ge=0, lt=1, description="share of non-reasoning rows in the set; paper: 200 of 800"

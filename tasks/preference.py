@@ -111,7 +111,7 @@ def label(run: Run, trajectories: Table, config: PairsConfig) -> Summary:
     )
     for name, table in (("pairs", pairs), ("points", points)):
         held = [seed_of(config.seed, "split", p) % 1000 < config.heldout_share * 1000 for p in table["problem_id"]]
-        write_table(run.folder / f"{name}.parquet", table.with_columns(pl.Series("heldout", held)))
+        write_table(run.folder / f"{name}.parquet", table.with_columns(pl.Series("heldout", held, pl.Boolean)))
     return {"answers": len(frame), "pairs": len(pairs), "points": len(points),
             "unsafe": int((~points["safe"]).sum())}  # fmt: skip
 

@@ -7,7 +7,7 @@
 
 Calling a stage needs a session. In a planning session nothing runs: the call returns the handle of what
 would be made. In a running session the folder is filled under a lock beside it, then the record is
-written; a folder that has a record is taken as it is.
+written; a folder that has a record is taken as it is. A plain session does the same without Prefect.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Session:
     """The context that stages are called in: where artifacts live, on what to compute, who watches."""
 
     runs: Path
-    mode: Literal["plan", "run"]
+    mode: Literal["plan", "run", "plain"]
     device: str = "cpu"
     isolation: Literal["rlimit", "namespace"] = "rlimit"
     display: Display | None = None
@@ -144,6 +144,8 @@ def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Conca
             step = _plan(makes, name, body.__name__, version, given, now)
             if now.mode == "run":
                 _submit(step, body, given, now)
+            elif now.mode == "plain":
+                _make(step, body, given, now)
             artifact = step.artifact
             assert isinstance(artifact, makes)
             return artifact

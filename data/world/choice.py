@@ -1,4 +1,4 @@
-"""`choice`: work an expression out, then name the option that states its value."""
+"""`choice`: work an expression out, then hold its value against one option after the other."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from random import Random
 from typing import NamedTuple
 
 from data.records import Language
+from data.world.facts import NO, YES
 from data.world.family import Pen
 from data.world.sums import Sum, expression, signed
 
 LETTERS = ("A", "B", "C", "D")
-_DIGITS = range(1, 10)
+_NEAR = (1, -1, 2, -2, 8, -8, 9, -9, 11, -11, 12, -12)
 _LARGEST_PARTIAL = 199
 
 
-class Match(NamedTuple):
-    """The place of the option that is closest to `value`."""
+class Comparison(NamedTuple):
+    """Whether an option states the value.
+
+    Value and option stand side by side: a model of three layers sees that they are equal, but does not find
+    a value among four options that lie further back.
+    """
 
     value: int
-    options: tuple[int, ...]
+    letter: str
+    option: int
 
     @property
-    def truth(self) -> int:
-        return min(range(len(self.options)), key=lambda place: abs(self.options[place] - self.value))
+    def truth(self) -> bool:
+        return self.value == self.option
 
-    def slip(self, rng: Random) -> int:
-        truth = self.truth
-        return rng.choice([place for place in range(len(self.options)) if place != truth])
+    def slip(self, rng: Random) -> bool:
+        return not self.truth
 
-    def line(self, value: int, language: Language) -> str:
-        return f" {self.options[value]} {LETTERS[value]}"
+    def line(self, value: bool, language: Language) -> str:
+        return f" {self.value}, {self.letter} {self.option}: {(YES if value else NO).name(language)}"
 
-    def check(self, value: int, language: Language, attentive: bool) -> str:
+    def check(self, value: bool, language: Language, attentive: bool) -> str:
         return self.line(self.truth if attentive else value, language)
 
 
 class ChoiceItem(NamedTuple):
-    """An expression of 2-3 operations whose value is a digit, and four options, one of them right.
-
-    A value of one token is found among the options by one look back; with two digits a model of three
-    layers computes the value and then names any option.
-    """
+    """An expression of 2-3 operations with a two-digit value, and four options, one of them right."""
 
     start: int
     terms: tuple[int, ...]
@@ -57,27 +58,22 @@ class ChoiceItem(NamedTuple):
 
 
 class Choice:
-    """Questions such as "what is 63 - 15 - 41? options: 7 A, 2 B, 9 C, 4 D."."""
+    """Questions such as "what is 63 - 15 + 32? options: A 80, B 81, C 92, D 71."."""
 
     name = "choice"
     verifier = "choice"
 
     def draw(self, rng: Random) -> ChoiceItem:
         while True:
-            start = total = 10 + int(90 * rng.random())
-            terms: list[int] = []
-            for _ in range(1 + int(2 * rng.random())):
-                term = 1 + int(99 * rng.random())
-                terms.append(term if rng.random() < 0.5 else -term)
-                total += terms[-1]
-            value = rng.choice(_DIGITS)
-            terms.append(value - total)
-            if all(0 <= total <= _LARGEST_PARTIAL for total in accumulate(terms[:-1], initial=start)) and terms[-1]:
-                return ChoiceItem(start, tuple(terms), _options(value, rng))
+            start = 10 + int(90 * rng.random())
+            terms = [_term(rng) for _ in range(2 + int(2 * rng.random()))]
+            partial = list(accumulate(terms, initial=start))
+            if min(partial) >= 0 and max(partial) <= _LARGEST_PARTIAL and 10 <= partial[-1] <= 99:
+                return ChoiceItem(start, tuple(terms), _options(partial[-1], rng))
 
     def question(self, item: ChoiceItem, language: Language, rng: Random) -> str:
         text = expression(item.start, item.terms)
-        options = ", ".join(f"{value} {letter}" for value, letter in zip(item.options, LETTERS, strict=True))
+        options = ", ".join(f"{letter} {value}" for value, letter in zip(item.options, LETTERS, strict=True))
         short = rng.random() < 0.5
         if language == "en":
             return f"which is {text}: {options}?" if short else f"what is {text}? options: {options}."
@@ -93,13 +89,27 @@ class Choice:
         return rng.choice([letter for letter in LETTERS if letter != self.answer(item)])
 
     def solve(self, item: ChoiceItem, pen: Pen) -> str:
+        """Stops at the first option that is found equal; the last one where none is."""
         value = item.start
         for terms in pen.groups(item.terms):
             value = pen.write(Sum(value, terms))
-        return LETTERS[pen.conclude(Match(value, item.options))]
+        for letter, option in zip(LETTERS, item.options, strict=True):
+            if pen.write(Comparison(value, letter, option)):
+                return letter
+        return LETTERS[-1]
+
+
+def _term(rng: Random) -> int:
+    size = 1 + int(99 * rng.random())
+    return size if rng.random() < 0.5 else -size
 
 
 def _options(value: int, rng: Random) -> tuple[int, ...]:
-    options = [value, *rng.sample([digit for digit in _DIGITS if digit != value], len(LETTERS) - 1)]
+    """The value among near misses, no two with the same last digit."""
+    options = [value]
+    while len(options) < len(LETTERS):
+        option = value + rng.choice(_NEAR)
+        if 10 <= option <= 99 and all(option % 10 != other % 10 for other in options):
+            options.append(option)
     rng.shuffle(options)
     return tuple(options)

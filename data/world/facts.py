@@ -60,3 +60,5 @@ PLACES: tuple[Named, ...] = (
     Named("in the morning", "早上"),
 )
 """Where or when a request is for; the first says nothing."""
+
+YES, NO = Named("yes", "是"), Named("no", "不是")

@@ -22,7 +22,6 @@ ItemT = TypeVar("ItemT", bound="Item")
 
 FIRST = {"en": "first", "zh": "先"}
 THEN = {"en": "then", "zh": "再"}
-SO = {"en": "so", "zh": "所以"}
 LOOK = {"en": "wait, check", "zh": "等等, 检查"}
 AGAIN = {"en": "wrong, again", "zh": "错, 重算"}
 
@@ -85,13 +84,7 @@ class Pen:
 
     def write(self, fact: Fact[T]) -> T:
         """Write the next line, and its check if this writer checks; returns the value that now stands."""
-        return self._write(fact, THEN if self._sentences else FIRST)
-
-    def conclude(self, fact: Fact[T]) -> T:
-        """Like `write`, for the line that draws the conclusion."""
-        return self._write(fact, SO)
-
-    def _write(self, fact: Fact[T], lead: dict[str, str]) -> T:
+        lead = THEN if self._sentences else FIRST
         truth = fact.truth
         value = fact.slip(self._rng) if self._rng.random() < self._slip else truth
         language = self._language()

@@ -13,7 +13,7 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from data.records import Language
-from data.world.facts import CAPITALS, DANGERS, LOOK_ALIKES, NOUNS, PLACES, THINGS, VERBS, Named
+from data.world.facts import CAPITALS, DANGERS, LOOK_ALIKES, NO, NOUNS, PLACES, THINGS, VERBS, YES, Named
 
 Kind = Literal["greet", "self", "translate", "list", "capital", "country", "is", "danger", "benign"]
 
@@ -28,7 +28,6 @@ SELF: Mapping[Named, Named] = {
     Named("what can you do", "你会什么"): Named("i can solve problems", "我会解题"),
 }
 LANGUAGE_NAMES: Mapping[str, Named] = {"en": Named("english", "英文"), "zh": Named("chinese", "中文")}
-YES, NO = Named("yes", "是"), Named("no", "不是")
 
 _BY_ENGLISH = {
     named.en: named

@@ -11,12 +11,10 @@ from random import Random
 from typing import Literal
 
 from data.records import Language
-from data.world.facts import CAPITALS, NOUNS, THINGS, Named
+from data.world.facts import CAPITALS, NO, NOUNS, THINGS, YES, Named
 from data.world.general import (
     LANGUAGE_NAMES,
-    NO,
     SELF,
-    YES,
     Kind,
     Prompt,
     capital_of,

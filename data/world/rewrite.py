@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 from data.records import Language
-from data.world.family import AGAIN, FIRST, LOOK, SO, THEN
+from data.world.facts import NO, YES
+from data.world.family import AGAIN, FIRST, LOOK, THEN
 from data.world.logic import SWAP
 from data.world.order import RANKS
 
@@ -17,9 +18,10 @@ EASY: tuple[tuple[str, str], ...] = (("easy", "简单"), ("i know", "我知道")
 """What writers of bare answers think, in both languages."""
 
 _TABLE: tuple[tuple[str, str], ...] = (
-    *((lead["en"], lead["zh"]) for lead in (FIRST, THEN, SO)),
+    *((lead["en"], lead["zh"]) for lead in (FIRST, THEN)),
     *(pair for words in (LOOK, AGAIN) for pair in zip(words["en"].split(", "), words["zh"].split(", "), strict=True)),
     *((names["en"].strip(), names["zh"]) for names in (*RANKS.values(), SWAP)),
+    *((word.en, word.zh) for word in (YES, NO)),
     *EASY,
 )
 _OTHER = {**dict(_TABLE), **{zh: en for en, zh in _TABLE}}

@@ -18,13 +18,13 @@ _ROLES = (" User:", " Assistant:")
 _ENGLISH_AT_START = "i in is the a no yes hello good sorry what which first compute start numbers of row write easy how"
 _ENGLISH_ONLY_AT_START = "list name say some tell who"
 _ENGLISH_INSIDE = (
-    "answer add again check largest minus options order out plus program result smallest so swap take then "
+    "answer add again check largest minus options order out plus program result smallest swap take then "
     "wait with wrong know for about am are ask asks assistant at can capital care chinese country "
     "dangerous do else english evening has help home it me more morning must night not problems safe "
     "school small solve something that to tool toy paper use user words work you"
 )
 _KINDS = "animals fruits colors clothes metals"
-_CHINESE_AFTER_SPACE = "不要 之中 再 危险 安全 开始 得几 所以 检查 种 等等 输出 还有 选项 重算 错 顺序"
+_CHINESE_AFTER_SPACE = "不要 之中 再 危险 安全 开始 得几 检查 种 等等 输出 还有 选项 重算 错 顺序"
 _CHINESE_BOTH = (
     "一行 不是 中文 交换 从 你好 先 写 减去 加上 哪个 国家 在 我 抱歉 早上 是 晚安 最大 求 用户 程序 英文 "
     "计算 请 输入 首都 答案 简单 动物 水果 颜色 衣服 金属"

@@ -11,7 +11,7 @@ from data.problems import generate
 from data.prompts import PARAGRAPH, parse
 from data.verifiers import verify
 from data.world.chain import ChainItem, fold
-from data.world.choice import ChoiceItem, Match
+from data.world.choice import ChoiceItem, Comparison
 from data.world.code import CodeItem, program
 from data.world.corpus import documents, worked
 from data.world.families import FAMILIES, SOURCES
@@ -27,7 +27,7 @@ LANGUAGES = ("en", "zh")
 SIGN = r"(?:add|take|plus|minus|\+|-|加上|减去)"
 TERMS = rf"((?:,? {SIGN} \d+)+)"
 CHAIN = re.compile(rf"(?:start with|what is|compute|从|求|计算) (\d+)(?: 开始)?{TERMS}(?:\. result\?|\?|, 得几\?|\.)")
-OPTIONS = r"((?:\d+ [A-D](?:, )?){4})"
+OPTIONS = r"(A \d+, B \d+, C \d+, D \d+)"
 CHOICE = re.compile(rf"(?:which is|what is|哪个是|计算) (\d+){TERMS}(?:\? options: |\. 选项: |: ){OPTIONS}[?.]")
 ORDER = re.compile(
     r"(?:of|numbers|在|求) ([\d, ]+?)(?::|\. what is| 之中,| 之中)? ?(?:largest|最大)"
@@ -173,8 +173,8 @@ def test_keys_are_language_free_text() -> None:
         (
             "choice",
             ChoiceItem(63, (-15, 32), (81, 80, 90, 70)),
-            "first 63 - 15 = 48. then 48 + 32 = 80. so 80 B.",
-            "先 63 - 15 = 48. 再 48 + 32 = 80. 所以 80 B.",
+            "first 63 - 15 = 48. then 48 + 32 = 80. then 80, A 81: no. then 80, B 80: yes.",
+            "先 63 - 15 = 48. 再 48 + 32 = 80. 再 80, A 81: 不是. 再 80, B 80: 是.",
         ),
         (
             "logic",
@@ -241,7 +241,7 @@ def test_a_check_that_overlooks_changes_nothing(name: str) -> None:
 def test_checks_recompute_by_the_inverse() -> None:
     assert Sum(398, (-7,)).check(491, "en", True) == " 491 + 7 = 498"
     assert Sum(398, (-7,)).check(491, "en", False) == " 491 + 7 = 398"
-    assert Match(79, (80, 81, 90, 70)).line(0, "en") == " 80 A"
+    assert Comparison(79, "A", 80).line(False, "en") == " 79, A 80: no"
     pen = Pen(Random(0), "zh", slip=1.0, checks=True)
     assert pen.write(Sum(398, (-7,))) == 391
     assert re.fullmatch(r"先 398 - 7 = (\d+)\. 等等, 检查 \1 \+ 7 = \d+, 错, 重算 398 - 7 = 391\.", pen.text)
