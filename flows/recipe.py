@@ -169,6 +169,8 @@ def _seeded_tables(name: str, table: dict[str, Any]) -> list[dict[str, Any]]:
     if name == "rejection":
         return [table.setdefault("generate", {}).setdefault("sampling", {}), table.setdefault("curate", {})]
     if name == "preference":
+        for kind in ("helpful", "harmless"):
+            table.setdefault(kind, {}).setdefault("kind", kind)
         return [table.setdefault("generate", {}).setdefault("sampling", {}), table.setdefault("pairs", {}),
                 table.setdefault("helpful", {}), table.setdefault("harmless", {})]  # fmt: skip
     return [table]
