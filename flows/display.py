@@ -47,7 +47,9 @@ class Watch:
         """A stage has come to `done` of `total`."""
         figures = "  ".join(f"{name.split('/')[-1]} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, **({"figures": figures} if figures else {}))
+            self._bar.update(self._task, completed=done, total=total)
+            if figures:
+                self._bar.update(self._task, figures=figures)
             return
         now = time.monotonic()
         if now - self._said > PLAIN_EVERY_S and done:

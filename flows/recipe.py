@@ -10,10 +10,11 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from data.lineage import PLACE, Settings, write_json
 from tasks.collect import GeneralRowsConfig, ProblemsConfig, digest_of
@@ -26,7 +27,14 @@ from tasks.sft import PretrainConfig, SFTConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
 SEEDS = Path(__file__).parent.parent / "data" / "seeds"
-SEEDED = ("zero", "cold", "reasoning", "rejection", "sft", "preference", "alignment", "distill", "student_rl")
+SEEDED = (
+    "zero", "cold.generate.sampling", "cold.curate", "cold.sft", "reasoning", "rejection.generate.sampling",
+    "rejection.curate", "sft", "preference.generate.sampling", "preference.pairs", "preference.helpful",
+    "preference.harmless", "alignment", "distill", "student_rl",
+)  # fmt: skip
+"""Tables of training and sampling, which the recipe's seed reaches; a `pretrain` table is reached too."""
+
+Raw = dict[str, Any]
 
 
 class BaseConfig(Settings):
@@ -111,15 +119,56 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path.name}: {error}") from None
-    for change in changes:
-        _apply(raw, change)
+    origin = Origin(path, text, tuple(_apply(raw, change) for change in changes))
+    raw = _merged(_declared(Recipe), raw)
     raw["name"] = path.stem
     _spread_seed(raw)
-    _resolve_places(raw, path.parent)
+    _resolve_places(raw, origin)
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(_explain(error, path.name, text, changes)) from None
+        raise ValueError(_explain(error, origin)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where settings were written: a file, and the keys that the command line changed."""
+
+    file: Path
+    text: str
+    changes: tuple[str, ...]
+
+    def where(self, location: Sequence[str]) -> str:
+        """Say where a setting, or a setting within a table, was written."""
+        key = ".".join(location)
+        for change in self.changes:
+            if f"{key}.".startswith(f"{change}.") or f"{change}.".startswith(f"{key}."):
+                return f"--set {change}"
+        line = line_of(self.text, location)
+        return f"{self.file.name} line {line}" if line else self.file.name
+
+    def beside(self, key: str) -> Path:
+        """The folder that a path is relative to: the recipe's, or the current one for a change."""
+        return Path.cwd() if key in self.changes else self.file.parent
+
+
+def _declared(settings: type[BaseModel]) -> Raw:
+    """What tables within these settings say by default where their own type says something else."""
+    declared = {}
+    for name, field in settings.model_fields.items():
+        if isinstance(field.default, Settings):
+            within = _declared(type(field.default))
+            declared[name] = _merged(within, field.default.model_dump(exclude_unset=True))
+    return declared
+
+
+def _merged(below: Raw, above: Raw) -> Raw:
+    """Lay one table over another, tables within them alike."""
+    merged = below | above
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict):
+            merged[key] = _merged(below[key], above[key])
+    return merged
 
 
 def dump(recipe: Recipe, path: Path) -> None:
@@ -138,7 +187,8 @@ def _find(name: str) -> Path:
     return SHIPPED / f"{name}.toml"
 
 
-def _apply(raw: dict[str, Any], change: str) -> None:
+def _apply(raw: Raw, change: str) -> str:
+    """Make one change and return its key."""
     key, separator, literal = change.partition("=")
     if not separator or not key:
         raise ValueError(f"--set {change}: write it as table.key=value, such as zero.num_generations=16")
@@ -152,69 +202,74 @@ def _apply(raw: dict[str, Any], change: str) -> None:
         if not isinstance(raw, dict):
             raise ValueError(f"--set {change}: {table!r} is a value, not a table")
     raw[last] = value
+    return key.strip()
 
 
-def _spread_seed(raw: dict[str, Any]) -> None:
+def _spread_seed(raw: Raw) -> None:
     """Give the recipe's seed to every training and sampling table that names none."""
-    for name in SEEDED:
-        table = raw.setdefault(name, {})
-        for part in _seeded_tables(name, table):
-            part.setdefault("seed", raw.get("seed", 0))
+    tables = [_table(raw, name) for name in SEEDED]
+    tables += [_table(raw, f"{name}.pretrain") for name in ("base", "student") if "pretrain" in _table(raw, name)]
+    for table in tables:
+        table.setdefault("seed", raw.get("seed", 0))
 
 
-def _seeded_tables(name: str, table: dict[str, Any]) -> list[dict[str, Any]]:
-    if name == "cold":
-        return [table.setdefault("generate", {}).setdefault("sampling", {}), table.setdefault("curate", {}),
-                table.setdefault("sft", {})]  # fmt: skip
-    if name == "rejection":
-        return [table.setdefault("generate", {}).setdefault("sampling", {}), table.setdefault("curate", {})]
-    if name == "preference":
-        for kind in ("helpful", "harmless"):
-            table.setdefault(kind, {}).setdefault("kind", kind)
-        return [table.setdefault("generate", {}).setdefault("sampling", {}), table.setdefault("pairs", {}),
-                table.setdefault("helpful", {}), table.setdefault("harmless", {})]  # fmt: skip
-    return [table]
+def _table(raw: Raw, name: str) -> Raw:
+    """The table of a dotted name, made if need be; a loose one where a value stands, which validation refuses."""
+    for part in name.split("."):
+        table = raw.setdefault(part, {})
+        raw = table if isinstance(table, dict) else {}
+    return raw
 
 
-def _resolve_places(raw: dict[str, Any], beside: Path) -> None:
+def _resolve_places(raw: Raw, origin: Origin) -> None:
     """Turn paths into absolute ones, and note the digest of what lies there."""
     for name in ("base", "student"):
-        table = raw.get(name)
-        if isinstance(table, dict) and isinstance(table.get("path"), str):
-            place = table["path"]
-            path = SEEDS / place.removeprefix("seed:") if place.startswith("seed:") else (beside / place).resolve()
-            table["path"] = path
-            digest = digest_of(path)
-            if table.setdefault("digest", digest) != digest:
-                raise ValueError(f"{name}.path: {place} has digest {digest}, and the recipe asks for {table['digest']}")
-    problems, heldout = raw.get("problems", {}), raw.setdefault("heldout", {})
-    heldout.setdefault("split", "heldout")
+        _resolve(_table(raw, name), name, origin)
+    problems, heldout = _table(raw, "problems"), _table(raw, "heldout")
     if isinstance(problems.get("path"), str) and "path" not in heldout:
-        heldout |= {key: problems[key] for key in ("path", "columns") if key in problems}
+        _resolve(problems, "problems", origin)
+        heldout |= {key: problems[key] for key in ("path", "digest", "columns") if key in problems}
     elif isinstance(problems.get("path"), str):
         problems.setdefault("divide", False)
         heldout.setdefault("divide", False)
-    for table in (problems, heldout):
-        if isinstance(table.get("path"), str):
-            table["path"] = (beside / table["path"]).resolve()
-            table["digest"] = digest_of(table["path"])
+    _resolve(problems, "problems", origin)
+    _resolve(heldout, "heldout", origin)
 
 
-def _explain(error: ValidationError, file: str, text: str, changes: Sequence[str]) -> str:
+def _resolve(table: Raw, name: str, origin: Origin) -> None:
+    place = table.get("path")
+    if not isinstance(place, str):
+        return
+    key = f"{name}.path"
+    if place.startswith("seed:"):
+        seeds = sorted(folder.name for folder in SEEDS.iterdir())
+        if place.removeprefix("seed:") not in seeds:
+            allowed = ", ".join(f"seed:{seed}" for seed in seeds)
+            raise ValueError(f"{origin.where(key.split('.'))}: {key}: {place!r} does not ship; there are {allowed}")
+    path = SEEDS / place[5:] if place.startswith("seed:") else (origin.beside(key) / place).resolve()
+    try:
+        digest = digest_of(path)
+    except ValueError as error:
+        raise ValueError(f"{origin.where(key.split('.'))}: {key}: {error}") from None
+    if table.setdefault("digest", digest) != digest:
+        where = origin.where([name, "digest"])
+        raise ValueError(f"{where}: {name}.digest = {table['digest']!r}, but {place} has the digest {digest}")
+    table["path"] = path
+
+
+def _explain(error: ValidationError, origin: Origin) -> str:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
-    changed = any(change.partition("=")[0].strip() == key for change in changes)
-    line = line_of(text, location)
-    where = f"--set {key}" if changed else f"{file} line {line}" if line else file
-    allowed = _allowed(location) if first["type"] == "extra_forbidden" else []
-    message = {
-        "extra_forbidden": f"unknown key {location[-1]!r}; allowed are {', '.join(allowed)}",
-        "missing": f"{key} is missing",
-    }.get(first["type"], f"{key} = {first['input']!r}: {_plain(first['msg'])}")
-    if first["type"] == "value_error":
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key {location[-1]!r}; allowed are {', '.join(_allowed(location))}"
+    elif first["type"] == "missing":
+        message = f"{key} is missing"
+    elif first["type"] == "value_error":
         message = f"{key + ': ' if key else ''}{_plain(first['msg'])}"
-    return f"{where}: {message}"
+    else:
+        message = f"{key} = {first['input']!r}: {_plain(first['msg'])}"
+    return f"{origin.where(location)}: {message}"
 
 
 def _plain(message: str) -> str:
@@ -253,4 +308,4 @@ def line_of(text: str, location: Sequence[str]) -> int | None:
 
 def settings_of(recipe: Recipe) -> Mapping[str, Any]:
     """The resolved recipe as plain values."""
-    return recipe.model_dump(mode="json")  # type: ignore[no-any-return]
+    return recipe.model_dump(mode="json")

@@ -14,8 +14,14 @@ from tasks.stage import Run, Summary, stage
 class Source(Protocol):
     """A folder and the digest that it must have; only the digest bears identity."""
 
-    path: Path | None
-    digest: str
+    @property
+    def path(self) -> Path | None:
+        """The folder."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over its files, as `digest_of` takes it."""
+        ...
 
 
 @stage(version=1, makes=Policy)

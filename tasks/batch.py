@@ -1,4 +1,4 @@
-"""The one place where rows become tensors: pack, pad, mask."""
+"""The one place where rows become tensors: pad and mask, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+MICROBATCH_TOKENS = {"cpu": 2_000, "cuda": 8_000}
+"""Padded tokens of one pass through a model. A CPU is held up by padding, a GPU by many small passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,15 @@ def pad(
     sequences: Sequence[Sequence[int]],
     prompt_lengths: Sequence[int],
     index: list[int],
-    pad_id: int,
+    pad_id: int | None,
     device: str,
 ) -> Batch:
-    """Pad sequences of prompt + completion; only completion tokens are learned."""
+    """Pad sequences of prompt + completion; only completion tokens are learned.
+
+    What fills a row is never read; `pad_id` is None for a tokenizer that has no such token.
+    """
     longest = max(len(sequence) for sequence in sequences)
-    tokens = np.full((len(sequences), longest), pad_id, dtype=np.int64)
+    tokens = np.full((len(sequences), longest), pad_id or 0, dtype=np.int64)
     lengths = np.array([len(sequence) for sequence in sequences])[:, None]
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence)] = sequence
@@ -62,16 +68,14 @@ def padded_batches(
     sequences: Sequence[Sequence[int]],
     prompt_lengths: Sequence[int],
     *,
-    max_tokens: int,
-    pad_id: int,
+    pad_id: int | None,
     device: str,
+    max_tokens: int | None = None,
 ) -> Iterator[Batch]:
-    """Yield the sequences as padded batches of similar length; `index` says which ones."""
-    for group in microbatches([len(sequence) for sequence in sequences], max_tokens):
+    """Yield the sequences as padded batches of similar length; `index` says which ones.
+
+    `max_tokens` of a batch are those of the device in `MICROBATCH_TOKENS` when left out.
+    """
+    limit = max_tokens or MICROBATCH_TOKENS[device.partition(":")[0]]
+    for group in microbatches([len(sequence) for sequence in sequences], limit):
         yield pad([sequences[i] for i in group], [prompt_lengths[i] for i in group], group, pad_id, device)
-
-
-def pack(flat: np.ndarray, length: int) -> np.ndarray:
-    """Cut a stream of token ids into windows (N, length); the rest is left out."""
-    count = len(flat) // length
-    return flat[: count * length].reshape(count, length)

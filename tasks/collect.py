@@ -10,20 +10,28 @@ from random import Random
 from typing import Any, Literal, Self
 
 import polars as pl
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.lineage import PLACE, Settings, Table
 from data.problems import generate, held_out, read_problems
 from data.prompts import render
 from data.records import Language, Problem, Row
 from data.store import read_table, write_table
-from data.world.corpus import Wheel, draw_for_training
+from data.world.corpus import draw_for_training
 from data.world.families import SHARES, SOURCES
 from data.world.replies import reply, writer
+from data.world.wheel import Wheel
 from tasks.stage import Run, Summary, stage
 
 GENERAL: dict[str, float] = {"helpful": 0.6, "harmless": 0.4}
 """Shares of the general prompts: questions to help with, and requests some of which must be refused."""
+
+
+RULED = frozenset({"math", "choice", "code", "expression"})
+"""Verifiers that judge by a rule; the others' problems are general prompts."""
+
+REWARDED = RULED | GENERAL.keys()
+"""Verifiers whose problems can be learned from: a rule or a reward model judges them."""
 
 
 class ProblemsConfig(Settings):
@@ -48,6 +56,13 @@ class ProblemsConfig(Settings):
         if self.path is None and self.count + self.general_count == 0:
             raise ValueError("an empty problem set: count and general_count are both 0")
         return self
+
+    @field_validator("families")
+    @classmethod
+    def _known(cls, families: dict[str, float]) -> dict[str, float]:
+        if unknown := families.keys() - SOURCES.keys():
+            raise ValueError(f"unknown families {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(SOURCES))}")
+        return families
 
 
 def digest_of(path: Path) -> str:
@@ -82,6 +97,12 @@ def _general(config: ProblemsConfig) -> list[Problem]:
 def _own(config: ProblemsConfig) -> list[Problem]:
     assert config.path is not None
     problems = read_problems(config.path, config.columns)
+    for problem in problems:
+        if problem.verifier not in REWARDED:
+            raise ValueError(
+                f"{config.path}: nothing rewards the verifier {problem.verifier!r} in training; "
+                f"allowed are {', '.join(sorted(REWARDED))}"
+            )
     if not config.divide:
         return problems
     kept = [problem for problem in problems if held_out(problem.key) == (config.split == "heldout")]

@@ -1,8 +1,8 @@
 """Trajectories -> kept rows and dropped rows with reasons.
 
 Cold start (DeepSeek-R1 section 2.3.1 of v1, supplement of v2): right and readable trajectories of R1-Zero,
-brought into one pattern: thinking in the question's language, then a summary. Rejection sampling (3.4
-of our notes on Table 5): right trajectories of the reasoning checkpoint, without mixed language, long
+brought into one pattern: thinking in the question's language, then a summary. Rejection sampling (section
+2.3.3 of v1, Table 5 of v2): right trajectories of the reasoning checkpoint, without mixed language, long
 paragraphs, code blocks or repetition, joined with non-reasoning rows, 600 to 200.
 """
 

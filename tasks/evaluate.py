@@ -18,11 +18,10 @@ from data.lineage import Json, Policy, Report, Settings, Table, seed_of, write_j
 from data.prompts import Template
 from data.records import Problem
 from data.store import read_table, write_table
-from model import checkpoint
-from tasks.collect import problems_of
+from tasks.collect import RULED, problems_of
 from tasks.preference import labelled
 from tasks.rewards import RewardWeights
-from tasks.rollout import RULED, Sampling, Speaker, as_frame, load, rollout
+from tasks.rollout import Sampling, Speaker, as_frame, load, rollout, speaker_in
 from tasks.stage import Run, Summary, stage
 
 SHARD = 32
@@ -41,7 +40,7 @@ class EvaluationConfig(Settings):
     seed: int = 0
 
 
-def figure(values: Sequence[float], config: EvaluationConfig) -> dict[str, float] | None:
+def figure(values: Sequence[float] | np.ndarray, config: EvaluationConfig) -> dict[str, float] | None:
     """Mean of one value a problem with its 95 % bootstrap interval over problems; None without problems."""
     if not len(values):
         return None
@@ -55,12 +54,13 @@ def resampled_means(sample: np.ndarray, config: EvaluationConfig) -> np.ndarray:
     """Means of `config.bootstrap` resamples of the problems; equal seeds resample equally, so differences pair."""
     generator = np.random.default_rng(seed_of(config.seed, "bootstrap"))
     chosen = generator.integers(0, len(sample), size=(config.bootstrap, len(sample)))
-    return sample[chosen].mean(axis=1)  # type: ignore[no-any-return]
+    means: np.ndarray = sample[chosen].mean(axis=1)
+    return means
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float], config: EvaluationConfig) -> dict[str, float]:
     """Interval of the mean difference of two policies over the same problems."""
-    found = figure(np.asarray(ours) - np.asarray(theirs), config)  # type: ignore[arg-type]
+    found = figure(np.asarray(ours) - np.asarray(theirs), config)
     assert found is not None
     return found
 
@@ -130,19 +130,10 @@ def evaluate(run: Run, policy: Policy, problems: Table, template: Template, conf
     everything = problems_of(problems)
     reasoning = [p for p in everything if p.verifier in RULED]
     general = [p for p in everything if p.verifier not in RULED]
-    frame = measure(speaker, reasoning, template, config.num_generations, config, run, 0, len(everything))
-    replies = labelled(
-        measure(
-            speaker,
-            general,
-            template,
-            config.general_generations,
-            config,
-            run,
-            len(reasoning),
-            len(everything),
-        )
-    )
+    total = len(everything)
+    frame = measure(speaker, reasoning, template, config.num_generations, config, run, 0, total)
+    answers = measure(speaker, general, template, config.general_generations, config, run, len(reasoning), total)
+    replies = labelled(answers)
     scores = by_problem(frame)
     write_table(run.folder / "trajectories.parquet", frame)
     write_table(run.folder / "general.parquet", replies)
@@ -190,8 +181,7 @@ def trace_curve(run: Run, policy: Policy, problems: Table, template: Template, c
     folders = checkpoints_of(policy)
     rows: list[Mapping[str, float]] = []
     for index, (step, folder) in enumerate(folders):
-        model, tokenizer = checkpoint.load(folder, device=run.device)
-        frame = measure(Speaker(model, tokenizer), reasoning, template, config.num_generations, config, run,
+        frame = measure(speaker_in(folder, run.device), reasoning, template, config.num_generations, config, run,
                         index * len(reasoning), len(folders) * len(reasoning))  # fmt: skip
         report = figures(by_problem(frame), labelled(as_frame([])), config)
         row = {"step": float(step)} | {

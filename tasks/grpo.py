@@ -20,9 +20,10 @@ from __future__ import annotations
 import copy
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 import polars as pl
 import torch
@@ -37,15 +38,14 @@ from data.store import write_table
 from model import checkpoint
 from model.optim import adamw
 from model.sampler import logprobs
+from model.transformer import Transformer
 from tasks.batch import Batch, padded_batches
-from tasks.collect import problems_of
+from tasks.collect import RULED, problems_of
+from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
 from tasks.rewards import RewardWeights
-from tasks.rollout import RULED, Prefer, Sampling, Speaker, as_frame, load, mean_parts, rollout
+from tasks.rollout import Prefer, Sampling, Speaker, as_frame, load, mean_parts, rollout
 from tasks.stage import Metrics, Run, Summary, stage
-
-MICROBATCH_TOKENS = 6_000
-"""Padded tokens of one forward and backward pass; sorted by length, so that little of it is padding."""
 
 
 class GRPOConfig(RewardWeights):
@@ -61,11 +61,11 @@ class GRPOConfig(RewardWeights):
     beta: float = Field(0.001, ge=0, description="weight of the KL term; 0 needs no reference model")
     epsilon: float = Field(0.2, gt=0, description="clip range; the paper's RL stages use 10")
     epsilon_high: float | None = Field(None, gt=0, description="upper clip range, where it differs")
-    loss_type: Literal["grpo", "dapo", "dr_grpo"] = Field(
+    loss_type: LossType = Field(
         "dapo",
         description="dapo: mean over tokens; grpo: mean over completions of their means; dr_grpo: by max length",
     )
-    scale_rewards: Literal["group", "batch", "none"] = Field("group", description="what advantages are divided by")
+    scale_rewards: Scale = Field("group", description="what advantages are divided by")
     ref_model_sync_steps: int = Field(400, ge=1, description="steps between hard refreshes of the reference")
     dynamic_sampling: bool = Field(False, description="drop groups whose rewards are all equal, and refill")
     mask_truncated_completions: bool = Field(False, description="leave completions that were cut off out of the loss")
@@ -114,69 +114,63 @@ class GRPOConfig(RewardWeights):
         )
 
 
-def advantages(rewards: Tensor, scale_rewards: Literal["group", "batch", "none"] = "group") -> Tensor:
-    """Turn rewards (N, G) into advantages (N, G): centred on the group, divided by a standard deviation."""
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
-    if scale_rewards == "none":
-        return centred
-    spread = rewards.std(dim=1, keepdim=True) if scale_rewards == "group" else rewards.std()
-    return centred / (spread + 1e-4)
-
-
-def token_objective(
-    logp: Tensor,
-    old_logp: Tensor,
-    ref_logp: Tensor | None,
-    advantage: Tensor,
-    *,
-    beta: float,
-    epsilon: float,
-    epsilon_high: float | None = None,
-) -> Tensor:
-    """Return the objective of each token (B, T), to be maximised. `advantage` is (B, 1)."""
-    ratio = (logp - old_logp).exp()
-    clipped = ratio.clamp(1 - epsilon, 1 + (epsilon if epsilon_high is None else epsilon_high))
-    objective = torch.minimum(ratio * advantage, clipped * advantage)
-    if ref_logp is None or beta == 0:
-        return objective
-    return objective - beta * k3(logp, ref_logp)
-
-
-def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """Schulman's estimate of KL(pi || pi_ref) from samples of pi: unbiased and never negative."""
-    delta = ref_logp - logp
-    return delta.exp() - delta - 1
-
-
-def token_weights(mask: Tensor, lengths: Tensor, config: GRPOConfig, tokens: int, completions: int) -> Tensor:
-    """Weigh each token's objective (B, T) so that the sum over a whole minibatch is the `loss_type`'s mean.
-
-    `tokens` and `completions` count the whole minibatch, of which the mask may hold only a part.
-    """
-    if config.loss_type == "dapo":
-        return mask / max(tokens, 1)
-    if config.loss_type == "grpo":
-        return mask / (lengths.clamp(min=1)[:, None] * completions)
-    return mask / (completions * config.max_completion_length)
-
-
 @dataclass(slots=True)
 class Learner:
-    """The policy under training, its optimiser, the reference it is held close to, and rounds of questions asked."""
+    """The policy under training, its optimiser, and the reference it is held close to."""
 
     speaker: Speaker
-    reference: nn.Module | None
+    reference: Transformer | None
     optimizer: torch.optim.Optimizer
     config: GRPOConfig
     device: str
-    visits: int = 0
 
 
 def learner(speaker: Speaker, config: GRPOConfig, device: str) -> Learner:
-    """Make a policy ready for training."""
+    """Make a policy ready for training: in evaluation mode, so that no expert's load is counted."""
+    speaker.model.eval()
     reference = copy.deepcopy(speaker.model).requires_grad_(False) if config.beta else None
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
     return Learner(speaker, reference, optimizer, config, device)
+
+
+@dataclass(slots=True)
+class Deck:
+    """Problems in an order shuffled anew for every epoch, which goes on from one call to the next."""
+
+    problems: Sequence[Problem]
+    stream: Sequence[object]
+    dealt: int = 0
+
+    def deal(self, count: int) -> list[Problem]:
+        """Take the next `count` problems, over the end of an epoch if need be."""
+        chosen: list[Problem] = []
+        while len(chosen) < count:
+            epoch, offset = divmod(self.dealt, len(self.problems))
+            order = list(range(len(self.problems)))
+            random.Random(seed_of(*self.stream, epoch)).shuffle(order)
+            part = order[offset : offset + count - len(chosen)]
+            chosen += [self.problems[i] for i in part]
+            self.dealt += len(part)
+        return chosen
+
+
+@dataclass(slots=True)
+class Classroom:
+    """Where questions come from and what judges answers beside the rules; `rounds` counts samplings."""
+
+    reasoning: Deck
+    general: Deck
+    prefer: Prefer | None = None
+    isolation: Isolation = "rlimit"
+    rounds: int = 0
+
+    def ask(self, config: GRPOConfig, first: int) -> list[Problem]:
+        """Choose the questions of the rollout that begins at step `first`."""
+        steps = config.steps_served(first)
+        late = first >= config.max_steps - config.preference_last_steps
+        of_general = config.general_prompts_per_step * steps if late and self.general.problems else 0
+        self.rounds += 1
+        return self.reasoning.deal(config.prompts_per_step * steps - of_general) + self.general.deal(of_general)
 
 
 def train(
@@ -188,15 +182,17 @@ def train(
 ) -> Iterator[tuple[int, Metrics, list[Trajectory]]]:
     """Yield (step, metrics, trajectories of the rollout on its first step, else none) after every update."""
     config = learner.config
+    decks = Deck(reasoning, (config.seed, "reasoning")), Deck(general, (config.seed, "general"))
+    room = Classroom(*decks, prefer, isolation)
     for first in range(0, config.max_steps, config.steps_per_generation):
         begun = time.monotonic()
         if learner.reference is not None and first and first % config.ref_model_sync_steps == 0:
             learner.reference.load_state_dict(learner.speaker.model.state_dict())
-        groups, asked = _rollout(learner, reasoning, general, prefer, first, isolation)
+        groups, asked = _rollout(learner, room, first)
         flat = _with_advantages(groups, config)
         sampled = time.monotonic()
         observed = rollout_metrics(flat, groups, asked) | {"sampling_time": sampled - begun}
-        for offset, minibatch in enumerate(_minibatches(flat, config, first)):
+        for offset, minibatch in enumerate(minibatches(flat, config, first)):
             step = first + offset + 1
             metrics = update(learner, minibatch, step)
             if offset == 0:
@@ -206,37 +202,7 @@ def train(
             yield step, metrics, flat if offset == 0 else []
 
 
-def _questions(
-    reasoning: Sequence[Problem], general: Sequence[Problem], config: GRPOConfig, first: int, visit: int
-) -> list[Problem]:
-    """Choose the questions of the rollout that begins at step `first`: epochs over a seeded shuffle."""
-    steps = config.steps_served(first)
-    count = config.prompts_per_step * steps
-    late = first >= config.max_steps - config.preference_last_steps
-    of_general = config.general_prompts_per_step * steps if late and general else 0
-    chosen = _take(reasoning, count - of_general, visit, (config.seed, "reasoning"))
-    return chosen + _take(general, of_general, visit, (config.seed, "general"))
-
-
-def _take(problems: Sequence[Problem], count: int, visit: int, stream: Sequence[object]) -> list[Problem]:
-    chosen: list[Problem] = []
-    position = visit * count
-    while len(chosen) < count:
-        epoch, offset = divmod(position + len(chosen), len(problems))
-        order = list(range(len(problems)))
-        random.Random(seed_of(*stream, epoch)).shuffle(order)
-        chosen += [problems[i] for i in order[offset : offset + count - len(chosen)]]
-    return chosen
-
-
-def _rollout(
-    learner: Learner,
-    reasoning: Sequence[Problem],
-    general: Sequence[Problem],
-    prefer: Prefer | None,
-    first: int,
-    isolation: str,
-) -> tuple[list[list[Trajectory]], int]:
+def _rollout(learner: Learner, room: Classroom, first: int) -> tuple[list[list[Trajectory]], int]:
     """Sample groups for the steps from `first`; with dynamic sampling, groups of equal rewards are refilled.
 
     Returns the groups and how many were asked in all.
@@ -244,20 +210,19 @@ def _rollout(
     config = learner.config
     wanted = config.prompts_per_step * config.steps_served(first)
     groups: list[list[Trajectory]] = []
-    asked = 0
+    asked: Counter[str] = Counter()
     for _ in range(REFILLS if config.dynamic_sampling else 1):
-        problems = _questions(reasoning, general, config, first, learner.visits)
-        learner.visits += 1
-        asked += len(problems)
+        problems = room.ask(config, first)
         sampled = rollout(
             learner.speaker,
             problems,
             config.sampling,
             config,
-            stream=("grpo", learner.visits),
+            stream=("grpo", room.rounds),
             step=first + 1,
-            prefer=prefer,
-            isolation=isolation,
+            prefer=room.prefer,
+            isolation=room.isolation,
+            firsts=_firsts(problems, config.num_generations, asked),
         )
         if config.dynamic_sampling:
             sampled = [group for group in sampled if len({each.reward.total for each in group}) > 1]
@@ -266,10 +231,19 @@ def _rollout(
             break
     if not groups:
         raise ValueError(
-            f"step {first + 1}: every group's rewards were equal in {asked} problems; "
+            f"step {first + 1}: every group's rewards were equal in {asked.total()} problems; "
             "the problems are all too easy or all too hard for this policy"
         )
-    return groups[:wanted], asked
+    return groups[:wanted], asked.total()
+
+
+def _firsts(problems: Sequence[Problem], size: int, asked: Counter[str]) -> list[int]:
+    """Number each problem's first sample; a problem asked again in one rollout goes on counting."""
+    firsts = []
+    for problem in problems:
+        firsts.append(size * asked[problem.id])
+        asked[problem.id] += 1
+    return firsts
 
 
 REFILLS = 4
@@ -286,7 +260,7 @@ def _with_advantages(groups: Sequence[Sequence[Trajectory]], config: GRPOConfig)
     ]
 
 
-def _minibatches(flat: Sequence[Trajectory], config: GRPOConfig, first: int) -> list[list[Trajectory]]:
+def minibatches(flat: Sequence[Trajectory], config: GRPOConfig, first: int) -> list[list[Trajectory]]:
     """Split a rollout's completions at random into minibatches of one size, one for each update it serves."""
     order = list(range(len(flat)))
     random.Random(seed_of(config.seed, "minibatches", first)).shuffle(order)
@@ -323,12 +297,11 @@ def update(learner: Learner, minibatch: Sequence[Trajectory], step: int) -> dict
 
 def _batches(learner: Learner, trajectories: Sequence[Trajectory]) -> Iterator[Batch]:
     tokenizer, template = learner.speaker.tokenizer, learner.config.template
-    prompts = [tokenizer.encode(render(each.problem.prompt, template)) for each in trajectories]
+    prompts = tokenizer.encode_batch([render(each.problem.prompt, template) for each in trajectories])
     sequences = [[*p, *each.completion.ids] for p, each in zip(prompts, trajectories, strict=True)]
     return padded_batches(
         sequences,
         [len(prompt) for prompt in prompts],
-        max_tokens=MICROBATCH_TOKENS,
         pad_id=tokenizer.pad_id,
         device=learner.device,
     )
@@ -337,45 +310,47 @@ def _batches(learner: Learner, trajectories: Sequence[Trajectory]) -> Iterator[B
 def _loss(
     learner: Learner, batch: Batch, trajectories: Sequence[Trajectory], tokens: int, completions: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    config = learner.config
-    old = torch.zeros_like(batch.mask)
-    starts = batch.mask.argmax(dim=1).tolist()
-    for row, (each, start) in enumerate(zip(trajectories, starts, strict=True)):
-        old[row, start : start + len(each.completion.ids)] = torch.tensor(each.completion.logprobs)
+    """A batch's share of the minibatch's loss, and the sums over its tokens that metrics are made of."""
+    config, mask = learner.config, batch.mask
+    sampled = [logprob for each in trajectories for logprob in each.completion.logprobs]
+    old = torch.zeros_like(mask).masked_scatter(mask.bool(), torch.tensor(sampled, device=learner.device))
     advantage = torch.tensor([each.advantage for each in trajectories], device=learner.device)[:, None]
-    logp, entropy = logprobs(learner.speaker.model, batch.tokens, temperature=config.temperature, return_entropy=True)
-    ref = None
-    if learner.reference is not None:
-        with torch.no_grad():
-            ref = logprobs(learner.reference, batch.tokens, temperature=config.temperature)
+    now = logprobs(
+        learner.speaker.model, batch.tokens, temperature=config.temperature, mask_BT=mask, return_entropy=True
+    )
+    assert isinstance(now, tuple)
+    logp, entropy = now
+    ref = _reference_logprobs(learner, batch)
     gain = token_objective(
         logp, old, ref, advantage,
         beta=config.beta, epsilon=config.epsilon, epsilon_high=config.epsilon_high,
     )  # fmt: skip
-    lengths = batch.mask.sum(dim=1)
-    loss = -(gain * token_weights(batch.mask, lengths, config, tokens, completions)).sum()
-    return loss, _token_sums(loss, logp.detach(), old, ref, entropy.detach(), advantage, batch.mask, config)
-
-
-def _token_sums(
-    loss: Tensor,
-    logp: Tensor,
-    old: Tensor,
-    ref: Tensor | None,
-    entropy: Tensor,
-    advantage: Tensor,
-    mask: Tensor,
-    config: GRPOConfig,
-) -> dict[str, Tensor]:
-    ratio = (logp - old).exp()
-    high = config.epsilon if config.epsilon_high is None else config.epsilon_high
-    return {
-        "loss": loss.detach(),
-        "entropy": (entropy * mask).sum(),
-        "kl": (k3(logp, ref) * mask).sum() if ref is not None else torch.zeros_like(loss),
-        "clip_ratio/low_mean": (((ratio < 1 - config.epsilon) & (advantage < 0)) * mask).sum(),
-        "clip_ratio/high_mean": (((ratio > 1 + high) & (advantage > 0)) * mask).sum(),
+    weights = token_weights(
+        mask,
+        config.loss_type,
+        tokens=tokens,
+        completions=completions,
+        max_completion_length=config.max_completion_length,
+    )
+    loss = -(gain * weights).sum()
+    spoken = logp.detach()
+    low, high = clipped(spoken, old, advantage, config.epsilon, config.epsilon_high)
+    observed = {
+        "entropy": entropy,
+        "kl": torch.zeros_like(mask) if ref is None else k3(spoken, ref),
+        "clip_ratio/low_mean": low,
+        "clip_ratio/high_mean": high,
     }
+    return loss, {"loss": loss.detach()} | {name: (value * mask).sum() for name, value in observed.items()}
+
+
+@torch.no_grad()
+def _reference_logprobs(learner: Learner, batch: Batch) -> Tensor | None:
+    if learner.reference is None:
+        return None
+    values = logprobs(learner.reference, batch.tokens, temperature=learner.config.temperature, mask_BT=batch.mask)
+    assert isinstance(values, Tensor)
+    return values
 
 
 def rollout_metrics(flat: Sequence[Trajectory], groups: Sequence[Sequence[Trajectory]], asked: int) -> dict[str, float]:
@@ -396,7 +371,16 @@ def rollout_metrics(flat: Sequence[Trajectory], groups: Sequence[Sequence[Trajec
     }
 
 
-@stage(version=1, makes=Policy)
+def _check_supply(source: str, reasoning: int, general: int, config: GRPOConfig) -> None:
+    if not reasoning and config.general_prompts_per_step < config.prompts_per_step:
+        raise ValueError(f"{source} holds no reasoning problems to learn from")
+    if not general and config.general_prompts_per_step and config.preference_last_steps:
+        raise ValueError(
+            f"general_prompts_per_step = {config.general_prompts_per_step}, and {source} holds no general prompts"
+        )
+
+
+@stage(version=2, makes=Policy)
 def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, judges: Sequence[Judge] = ()) -> Summary:
     """Train a policy on its own answers.
 
@@ -406,6 +390,7 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     everything = problems_of(problems)
     reasoning = [problem for problem in everything if problem.verifier in RULED]
     general = [problem for problem in everything if problem.verifier not in RULED]
+    _check_supply(problems.key, len(reasoning), len(general), config)
     prefer = preferences(judges, run.device) if judges else None
     apprentice = learner(speaker, config, run.device)
     kept: list[pl.DataFrame] = []

@@ -33,11 +33,10 @@ from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from model.transformer import RewardModel
 from tasks.batch import padded_batches
-from tasks.rollout import Prefer, trajectories_of
+from tasks.rollout import Prefer, load, trajectories_of
 from tasks.stage import Run, Summary, stage
 
 Kind = Literal["helpful", "harmless"]
-MICROBATCH_TOKENS = 8_000
 
 
 class PairsConfig(Settings):
@@ -119,9 +118,10 @@ def label(run: Run, trajectories: Table, config: PairsConfig) -> Summary:
 @stage(version=1, makes=Judge)
 def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) -> Summary:
     """Train a reward model from a policy's weights on labelled answers."""
-    backbone, tokenizer = checkpoint.load(policy.checkpoint, device=run.device)
+    speaker = load(policy, run.device)
+    tokenizer = speaker.tokenizer
     torch.manual_seed(seed_of(config.seed, "head"))
-    judge = RewardModel.from_policy(backbone)
+    judge = RewardModel.from_policy(speaker.model).eval()  # the gate's bias stays, so no load is counted
     frame = pl.read_parquet(labels.folder / f"{'pairs' if config.kind == 'helpful' else 'points'}.parquet")
     training, heldout = frame.filter(~pl.col("heldout")), frame.filter(pl.col("heldout"))
     if training.is_empty():
@@ -139,7 +139,8 @@ def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) ->
         optimizer.step()
         run.log(step + 1, len(orders), {"loss": loss.item()})
     texts = [text for example in examples for text in example.texts]
-    scores = _scores(judge, [tokenizer.encode(text) for text in texts], tokenizer, run.device)
+    with torch.no_grad():
+        scores = _scores(judge, [tokenizer.encode(text) for text in texts], tokenizer, run.device)
     checkpoint.save(run.folder / "policy", judge, tokenizer)
     write_json(
         run.folder / "scale.json",
@@ -196,9 +197,7 @@ def _scores(judge: RewardModel, ids: Sequence[Sequence[int]], tokenizer: Tokeniz
     """Score texts, each at its last token; returns (N,) in the order given."""
     parts: list[Tensor] = []
     order: list[int] = []
-    for batch in padded_batches(
-        ids, [0] * len(ids), max_tokens=MICROBATCH_TOKENS, pad_id=tokenizer.pad_id, device=device
-    ):
+    for batch in padded_batches(ids, [0] * len(ids), pad_id=tokenizer.pad_id, device=device):
         parts.append(judge(batch.tokens, batch.valid.sum(dim=1)))
         order += batch.index
     return torch.cat(parts)[torch.tensor(order, device=device).argsort()]

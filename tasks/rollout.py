@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 from pydantic import Field
-from torch import nn
 
 from data.language import consistency, reflection_count
 from data.lineage import Policy, Settings, Table, seed_of
@@ -20,12 +20,10 @@ from data.verifiers import verify_all
 from model import checkpoint
 from model.sampler import sample
 from model.tokenizer import Tokenizer
-from tasks.collect import problems_of
+from model.transformer import Transformer
+from tasks.collect import RULED, problems_of
 from tasks.rewards import RewardWeights, reward
 from tasks.stage import Run, Summary, stage
-
-RULED = frozenset({"math", "choice", "code", "expression"})
-"""Verifiers that judge by a rule; the others' problems are general prompts."""
 
 Prefer = Callable[[Sequence[Trajectory]], Sequence[float]]
 """Preference scores in [0, 1] of answers to general prompts."""
@@ -46,13 +44,20 @@ class Sampling(Settings):
 class Speaker:
     """A language model with its tokenizer: what a policy is in memory."""
 
-    model: nn.Module
+    model: Transformer
     tokenizer: Tokenizer
 
 
 def load(policy: Policy, device: str) -> Speaker:
-    """Read a policy from its folder."""
-    model, tokenizer = checkpoint.load(policy.checkpoint, device=device)
+    """Read a policy from its folder, in evaluation mode. Raises ValueError for a reward model."""
+    return speaker_in(policy.checkpoint, device)
+
+
+def speaker_in(folder: Path, device: str) -> Speaker:
+    """Read the policy of a checkpoint folder, in evaluation mode. Raises ValueError for a reward model."""
+    model, tokenizer = checkpoint.load(folder, device=device)
+    if not isinstance(model, Transformer):
+        raise ValueError(f"{folder} holds a reward model, which scores texts and writes none")
     return Speaker(model, tokenizer)
 
 
@@ -62,17 +67,18 @@ def complete(
     sampling: Sampling,
     stream: Sequence[object],
     on_progress: Callable[[int, int], None] | None = None,
+    firsts: Sequence[int] | None = None,
 ) -> list[list[Completion]]:
     """Draw `num_generations` completions a problem.
 
-    The random stream of each is named by (`sampling.seed`, `stream`, problem id, sample index), so it
-    does not depend on what else is drawn beside it.
+    The random stream of each is named by (`sampling.seed`, `stream`, problem id, sample number), so it
+    does not depend on what else is drawn beside it. Numbers begin at `firsts`, 0 when left out.
     """
     tokenizer = speaker.tokenizer
-    prompts = [tokenizer.encode(render(problem.prompt, sampling.template)) for problem in problems]
+    prompts = tokenizer.encode_batch([render(problem.prompt, sampling.template) for problem in problems])
     seeds = [
-        [seed_of(sampling.seed, *stream, problem.id, index) for index in range(sampling.num_generations)]
-        for problem in problems
+        [seed_of(sampling.seed, *stream, problem.id, number) for number in numbers]
+        for problem, numbers in zip(problems, _numbers(len(problems), sampling, firsts), strict=True)
     ]
     groups = sample(
         speaker.model,
@@ -93,6 +99,10 @@ def complete(
     ]
 
 
+def _numbers(problems: int, sampling: Sampling, firsts: Sequence[int] | None) -> list[range]:
+    return [range(first, first + sampling.num_generations) for first in firsts or [0] * problems]
+
+
 def rollout(
     speaker: Speaker,
     problems: Sequence[Problem],
@@ -104,12 +114,16 @@ def rollout(
     prefer: Prefer | None = None,
     isolation: Isolation = "rlimit",
     on_progress: Callable[[int, int], None] | None = None,
+    firsts: Sequence[int] | None = None,
 ) -> list[list[Trajectory]]:
-    """Draw completions, judge each, and return the groups in the order of the problems."""
-    completions = complete(speaker, problems, sampling, stream, on_progress)
+    """Draw completions, judge each, and return the groups in the order of the problems.
+
+    `firsts` are the numbers of the problems' first samples, for a problem that is asked more than once.
+    """
+    completions = complete(speaker, problems, sampling, stream, on_progress, firsts)
     pairs = [(p, c) for p, group in zip(problems, completions, strict=True) for c in group]
     verdicts = _verdicts(pairs, sampling.template, isolation)
-    numbers = [index for group in completions for index in range(len(group))]
+    numbers = [number for each in _numbers(len(problems), sampling, firsts) for number in each]
     flat = [
         _trajectory(problem, completion, number, verdict, sampling.template, weights, step)
         for (problem, completion), number, verdict in zip(pairs, numbers, verdicts, strict=True)
@@ -254,9 +268,9 @@ def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) 
     return {
         "rows": len(frame),
         "problems": len(asked),
-        "accuracy": _mean(frame["verdict"] == "correct") if not config.general else None,
-        "well_formed": _mean(frame["well_formed"]),
-        "mean_length": _mean(frame["tokens"]),
+        "accuracy": None if config.general else _mean(frame, pl.col("verdict") == "correct"),
+        "well_formed": _mean(frame, pl.col("well_formed")),
+        "mean_length": _mean(frame, pl.col("tokens")),
     }
 
 
@@ -294,5 +308,5 @@ def mean_parts(trajectories: Sequence[Trajectory]) -> Mapping[str, float]:
     return means
 
 
-def _mean(series: pl.Series) -> float:
-    return float(series.cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
+def _mean(frame: pl.DataFrame, column: pl.Expr) -> float:
+    return float(frame.select(column.cast(pl.Float64).mean()).item())

@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import random
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from multiprocessing import get_context
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from data.lineage import Policy, Settings, Table, seed_of
 from data.prompts import ASSISTANT, BEGIN, END, PAD, PARAGRAPH, TAGS, USER
 from data.records import Row
-from data.world.corpus import Mixture, documents
 from data.world.words import pieces
 from model import checkpoint
 from model.config import ModelConfig
@@ -37,12 +32,15 @@ from model.moe import balance_loss
 from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from tasks.batch import Batch, pack, padded_batches
+from tasks.batch import Batch, padded_batches
 from tasks.collect import rows_of
+from tasks.crawl import CrawlConfig, crawl
 from tasks.rollout import Speaker, load
 from tasks.stage import Metrics, Run, Summary, stage
 
-MICROBATCH_TOKENS = 8_000
+WINDOW_TOKENS = 8_000
+"""Tokens of one pass on a CPU when reading windows, which have no padding."""
+
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
     + f"{USER}{{{{ m.content }}}}"
@@ -54,6 +52,10 @@ CHAT_TEMPLATE = (
 )
 
 
+OF_TOKENIZER = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
+"""Fields of a model's configuration that its tokenizer gives."""
+
+
 class Balance(Settings):
     """How the experts are kept busy, and what the MTP head adds to the loss."""
 
@@ -62,21 +64,29 @@ class Balance(Settings):
     mtp_lambda: float = Field(0.3, ge=0, description="weight of the multi-token prediction loss")
 
 
-class PretrainConfig(Balance):
+class PretrainConfig(Balance, CrawlConfig):
     """A base model of DeepSeek-V3's architecture and the crawl that it reads."""
 
     architecture: dict[str, Any] = Field(default={}, description="fields of config.json that differ from the default")
-    mixture: Mixture = Mixture()
-    documents: int = Field(1_400_000, ge=1, description="documents of the crawl")
     epochs: int = Field(2, ge=1)
     max_steps: int = Field(0, ge=0, description="stop after so many steps; 0 reads all")
-    sequence_length: int = Field(192, ge=8)
     batch_size: int = Field(256, ge=1, description="windows a step")
     learning_rate: float = Field(3e-3, gt=0)
     warmup_steps: int = Field(50, ge=0)
     decay_fraction: float = Field(0.3, gt=0, le=1, description="last part of the steps, over which the rate falls")
     weight_decay: float = 0.1
-    seed: int = 0
+
+    @field_validator("architecture")
+    @classmethod
+    def _can_be_built(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        allowed = {each.name for each in fields(ModelConfig)} - OF_TOKENIZER
+        if unknown := architecture.keys() - allowed:
+            raise ValueError(f"unknown fields {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(allowed))}")
+        try:
+            ModelConfig(**architecture)
+        except TypeError as error:  # text where a number is due
+            raise ValueError(str(error)) from None
+        return architecture
 
 
 class SFTConfig(Balance):
@@ -106,11 +116,12 @@ def build_tokenizer() -> Tokenizer:
     )
 
 
-def losses(model: Transformer, batch: Batch, tokens: float, config: Balance) -> dict[str, Tensor]:
+def losses(model: Transformer, batch: Batch, tokens: float, rows: int, config: Balance) -> dict[str, Tensor]:
     """Return a batch's share of a step's losses, their weighted sum under `loss`.
 
     Cross-entropies are summed over the learned tokens and divided by `tokens`, those of the whole step; the
-    MTP head's target is one token further (DeepSeek-V3 eq. 24). The balance loss is the mean over sequences.
+    MTP head's target is one token further (DeepSeek-V3 eq. 24). The balance loss is the mean over the
+    step's `rows`, however they are split into batches.
     """
     routing: list[Tensor] = []
     with_mtp = config.mtp_lambda > 0 and model.model.mtp is not None
@@ -124,7 +135,7 @@ def losses(model: Transformer, batch: Batch, tokens: float, config: Balance) -> 
         parts["mtp_loss"] = cross_entropy(model, further[:, :-1], batch.tokens[:, 2:], batch.mask[:, 1:]) / tokens
         parts["loss"] = parts["loss"] + config.mtp_lambda * parts["mtp_loss"]
     if routing and config.balance_alpha:
-        alpha = config.balance_alpha * float(batch.mask.sum()) / tokens
+        alpha = config.balance_alpha * len(batch.tokens) / rows
         for scores in routing:  # the MTP layer sees no first token
             valid = batch.valid[:, -scores.shape[1] :]
             parts["loss"] = parts["loss"] + balance_loss([scores], model.config.num_experts_per_tok, alpha, valid)
@@ -149,13 +160,13 @@ class Student:
     def step(self, batches: Sequence[Batch], rate: float) -> dict[str, float]:
         """Take one optimiser step on micro-batches; returns the losses, MaxVio and the gradient norm."""
         model = self.speaker.model
-        assert isinstance(model, Transformer)
         model.train()
         tokens = sum(float(batch.mask.sum()) for batch in batches)
+        rows = sum(len(batch.tokens) for batch in batches)
         totals: dict[str, Tensor] = {}
         for batch in batches:
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
-                parts = losses(model, batch, tokens, self.config)
+                parts = losses(model, batch, tokens, rows, self.config)
             parts["loss"].backward()
             for name, value in parts.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
@@ -172,8 +183,16 @@ class Student:
 
 
 def read(student: Student, windows: np.ndarray, config: PretrainConfig) -> Iterator[tuple[int, int, Metrics]]:
-    """Pretrain on windows (N, T) of token ids; yields (step, of, metrics)."""
+    """Pretrain on windows (N, T) of token ids; yields (step, of, metrics).
+
+    An epoch's last windows, too few for a step, are left out. Raises ValueError when there is no whole step.
+    """
     per_epoch = len(windows) // config.batch_size
+    if not per_epoch:
+        raise ValueError(
+            f"the crawl makes {len(windows)} windows of {config.sequence_length} tokens, fewer than "
+            f"batch_size = {config.batch_size}: ask for more documents"
+        )
     total = per_epoch * config.epochs
     total = min(total, config.max_steps) if config.max_steps else total
     order = np.empty(0, dtype=np.int64)
@@ -190,7 +209,7 @@ def read(student: Student, windows: np.ndarray, config: PretrainConfig) -> Itera
 
 
 def _window_batches(windows: np.ndarray, device: str) -> list[Batch]:
-    rows = len(windows) if device.startswith("cuda") else max(1, MICROBATCH_TOKENS // windows.shape[1])
+    rows = len(windows) if device.startswith("cuda") else max(1, WINDOW_TOKENS // windows.shape[1])
     batches = []
     for begin in range(0, len(windows), rows):
         tokens = torch.from_numpy(windows[begin : begin + rows].astype(np.int64)).to(device)
@@ -221,7 +240,6 @@ def study(student: Student, rows: Sequence[Row], config: SFTConfig) -> Iterator[
             padded_batches(
                 [sequences[i] for i in chosen],
                 [len(prompts[i]) for i in chosen],
-                max_tokens=MICROBATCH_TOKENS,
                 pad_id=tokenizer.pad_id,
                 device=student.device,
             )
@@ -249,29 +267,7 @@ def pretrain(run: Run, config: PretrainConfig) -> Summary:
             "crawl_digest": hashlib.sha256(windows.tobytes()).hexdigest(), **metrics}  # fmt: skip
 
 
-CRAWL_SHARD = 10_000
-"""Documents of a shard; the crawl does not depend on how many processes write it."""
-
-
-def crawl(tokenizer: Tokenizer, config: PretrainConfig) -> np.ndarray:
-    """Write the crawl and cut it into windows (N, sequence_length) of token ids."""
-    shards = [(config, shard, min(CRAWL_SHARD, config.documents - shard * CRAWL_SHARD), tokenizer.inner.to_str())
-              for shard in range(math.ceil(config.documents / CRAWL_SHARD))]  # fmt: skip
-    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as workers:
-        parts = list(workers.map(_shard, shards))
-    return pack(np.concatenate(parts), config.sequence_length)
-
-
-def _shard(job: tuple[PretrainConfig, int, int, str]) -> np.ndarray:
-    config, shard, count, source = job
-    inner = tokenizers.Tokenizer.from_str(source)
-    end = inner.token_to_id(END)
-    texts = list(documents(config.seed, shard, count, config.mixture))
-    encoded = inner.encode_batch_fast(texts, add_special_tokens=False)
-    return np.concatenate([np.asarray([*each.ids, end], dtype=np.int32) for each in encoded])
-
-
-@stage(version=1, makes=Policy)
+@stage(version=2, makes=Policy)
 def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summary:
     """Teach a policy the rows of a table."""
     speaker = load(policy, run.device)

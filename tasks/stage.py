@@ -38,18 +38,32 @@ Metrics = Mapping[str, float]
 class Display(Protocol):
     """Where people watch a run."""
 
-    def begin(self, step: Step) -> None: ...
-    def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None: ...
-    def end(self, step: Step) -> None: ...
+    def begin(self, step: Step) -> None:
+        """A stage begins."""
+
+    def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None:
+        """A stage has come to `done` of `total`."""
+
+    def end(self, step: Step) -> None:
+        """A stage is done."""
 
 
 class Tracker(Protocol):
     """Where a stage's history is kept (`tasks.tracking`)."""
 
-    def begin(self, step: Step) -> str: ...
-    def log(self, run_id: str, metrics: Metrics, at: int) -> None: ...
-    def end(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]: ...
-    def fail(self, run_id: str, killed: bool) -> None: ...
+    def begin(self, step: Step) -> str:
+        """Open the history of a stage and return its id."""
+        ...
+
+    def log(self, run_id: str, metrics: Metrics, at: int) -> None:
+        """Add the metrics of one step."""
+
+    def end(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]:
+        """Close the history of a stage that is done; return the ids that its record keeps."""
+        ...
+
+    def fail(self, run_id: str, killed: bool) -> None:
+        """Close the history of a stage that did not end."""
 
 
 @dataclass(slots=True)
@@ -102,14 +116,17 @@ class Run:
 
     @property
     def folder(self) -> Path:
+        """The folder to fill."""
         return self.step.artifact.folder
 
     @property
     def device(self) -> str:
+        """Where to compute: `cpu`, `cuda`, `cuda:1`."""
         return self.session.device
 
     @property
     def name(self) -> str:
+        """The stage's station in the recipe."""
         return self.step.artifact.name
 
     def log(self, done: int, total: int, metrics: Metrics) -> None:
@@ -137,7 +154,9 @@ def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Conca
 
         @wraps(body)
         def call(name: str, /, *args: P.args, **kwargs: P.kwargs) -> A:
-            now = _session.get()
+            now = _session.get(None)
+            if now is None:
+                raise RuntimeError(f"{body.__name__} is a stage: call it within `with session(Session(...))`")
             bound = signature.bind(None, *args, **kwargs)
             bound.apply_defaults()
             given = dict(list(bound.arguments.items())[1:])
@@ -150,7 +169,7 @@ def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Conca
             assert isinstance(artifact, makes)
             return artifact
 
-        return call  # type: ignore[return-value]
+        return call
 
     return decorate
 
@@ -158,7 +177,7 @@ def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Conca
 def _plan(makes: type[Artifact], name: str, kind: str, version: int, given: Mapping[str, object], now: Session) -> Step:
     parents = {key: _artifacts(value) for key, value in given.items() if _artifacts(value)}
     config = {key: canonical(value) for key, value in given.items() if key not in parents}
-    heritage = {key: [artifact.fingerprint for artifact in value] for key, value in parents.items()}
+    heritage = {key: _heritage(given[key]) for key in parents}
     artifact = makes(name, kind, fingerprint(kind, version, config, heritage), now.runs)
     step = Step(artifact, version, config, parents, cached=artifact.done, index=len(now.steps))
     now.steps.append(step)
@@ -174,6 +193,13 @@ def _artifacts(value: object) -> list[Artifact]:
     if isinstance(value, Sequence) and value and all(isinstance(item, Artifact) for item in value):
         return list(value)
     return []
+
+
+def _heritage(value: object) -> Json:
+    """The fingerprints of an argument's artifacts; a mapping's keys say what each is for, so they count."""
+    if isinstance(value, Mapping):
+        return {key: artifact.fingerprint for key, artifact in value.items()}
+    return [artifact.fingerprint for artifact in _artifacts(value)]
 
 
 @cache

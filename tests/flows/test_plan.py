@@ -1,0 +1,149 @@
+"""What a recipe would make, in which order, and what a changed setting changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.lineage import Artifact, write_json
+from flows.recipe import load
+from flows.run import plan, reasons
+from tasks.stage import Step
+
+R1 = [
+    "problems", "heldout", "general", "base", "student_base", "zero",
+    "cold_samples", "cold_rows", "dev1",
+    "dev2", "dev2_without_language_reward",
+    "rejection_samples", "rejection_rows", "dev3",
+    "general_samples", "preference_labels", "helpful", "harmless", "r1",
+    "student_distilled", "student_rl",
+    "base_evaluation", "zero_evaluation", "dev1_evaluation", "dev2_evaluation",
+    "dev2_without_language_reward_evaluation", "dev3_evaluation", "r1_evaluation",
+    "student_base_evaluation", "student_distilled_evaluation", "student_rl_evaluation",
+    "zero_curve", "dev2_curve", "dev2_without_language_reward_curve", "report",
+]  # fmt: skip
+
+
+def planned(runs: Path, recipe: str = "tiny", *changes: str) -> dict[str, Step]:
+    return {step.artifact.name: step for step in plan(load(recipe, changes), runs)}
+
+
+@pytest.mark.parametrize("recipe", ["micro", "tiny", "paper"])
+def test_the_stages_of_r1_in_order(tmp_path: Path, recipe: str) -> None:
+    steps = plan(load(recipe), tmp_path / "runs")
+    assert [step.artifact.name for step in steps] == R1
+    assert [step.index for step in steps] == list(range(len(R1)))
+    assert len({step.artifact.key for step in steps}) == len(R1)
+    assert not any(step.cached for step in steps)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_stages_of_the_seeds(tmp_path: Path) -> None:
+    steps = plan(load("seeds"), tmp_path)
+    assert [(step.artifact.name, step.artifact.stage) for step in steps] == [
+        ("base", "pretrain"),
+        ("student_base", "pretrain"),
+    ]
+
+
+def test_a_base_is_adopted_or_pretrained(tmp_path: Path) -> None:
+    stages = {recipe: planned(tmp_path, recipe)["base"].artifact.stage for recipe in ("micro", "paper")}
+    assert stages == {"micro": "adopt", "paper": "pretrain"}
+
+
+def test_every_stage_stands_on_the_papers_parents(tmp_path: Path) -> None:
+    parents = {
+        name: {argument: [each.name for each in parent] for argument, parent in step.parents.items()}
+        for name, step in planned(tmp_path).items()
+    }
+    assert parents["zero"] == {"policy": ["base"], "problems": ["problems"]}
+    assert parents["cold_samples"] == {"policy": ["zero"], "problems": ["problems"]}
+    assert parents["dev1"] == {"policy": ["base"], "rows": ["cold_rows"]}
+    assert parents["dev2"] == parents["dev2_without_language_reward"] == {"policy": ["dev1"], "problems": ["problems"]}
+    assert parents["rejection_samples"]["policy"] == ["dev2"]
+    assert parents["dev3"] == {"policy": ["base"], "rows": ["rejection_rows"]}  # from the base again
+    assert parents["general_samples"]["policy"] == ["dev3"]
+    for kind in ("helpful", "harmless"):
+        assert parents[kind] == {"policy": ["dev3"], "labels": ["preference_labels"]}
+    assert parents["r1"] == {"policy": ["dev3"], "problems": ["problems"], "judges": ["helpful", "harmless"]}
+    assert parents["student_distilled"] == {"policy": ["student_base"], "rows": ["rejection_rows"]}
+    assert parents["student_rl"] == {"policy": ["student_base"], "problems": ["problems"]}
+    learned = [name for name in R1 if name not in ("cold_rows", "rejection_rows") and "curve" not in name]
+    assert {name for name in learned if "heldout" in str(parents[name])} == {
+        name for name in R1 if name.endswith("_evaluation")
+    }
+
+
+AFTER_ALIGNMENT = {"r1", "r1_evaluation", "report"}
+EVALUATIONS = {name for name in R1 if name.endswith(("_evaluation", "_curve"))} | {"report"}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("distill.learning_rate=2e-3", {"student_distilled", "student_distilled_evaluation", "report"}),
+        ("student_rl.beta=0.0", {"student_rl", "student_rl_evaluation", "report"}),
+        ("alignment.temperature=0.8", AFTER_ALIGNMENT),
+        ("preference.helpful.batch_size=4", AFTER_ALIGNMENT | {"helpful"}),
+        ("evaluation.num_generations=5", EVALUATIONS),
+        ("reasoning.language_weight=0.5", set(R1) - {
+            "problems", "heldout", "general", "base", "student_base", "zero", "cold_samples", "cold_rows", "dev1",
+            "dev2_without_language_reward", "student_rl", "base_evaluation", "zero_evaluation", "dev1_evaluation",
+            "dev2_without_language_reward_evaluation", "student_base_evaluation", "student_rl_evaluation",
+            "zero_curve", "dev2_without_language_reward_curve",
+        }),
+        ("zero.seed=1", set(R1) - {
+            "problems", "heldout", "general", "base", "student_base", "student_rl", "base_evaluation",
+            "student_base_evaluation", "student_rl_evaluation",
+        }),
+        ("heldout.seed=9", {"heldout", *EVALUATIONS} | set(R1[R1.index("cold_rows"):]) - {
+            "student_rl", "zero_curve"
+        }),
+        ("description=another", set()),
+    ],
+)  # fmt: skip
+def test_a_changed_setting_changes_only_what_depends_on_it(tmp_path: Path, change: str, expected: set[str]) -> None:
+    before, after = planned(tmp_path), planned(tmp_path, "tiny", change)
+    assert {name for name in R1 if before[name].artifact.key != after[name].artifact.key} == expected
+
+
+def test_the_same_base_elsewhere_is_the_same_base(tmp_path: Path) -> None:
+    recipe = load("tiny")
+    assert recipe.base.path is not None
+    moved = tmp_path / "copy"
+    moved.mkdir()
+    for file in recipe.base.path.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    after = planned(tmp_path, "tiny", f"base.path={moved}")
+    assert after["report"].artifact == planned(tmp_path)["report"].artifact
+
+
+def made(artifact: Artifact, step: Step) -> dict[str, object]:
+    """Write the record of a step as if it had been made, and return its line of a run's report."""
+    artifact.folder.mkdir(parents=True)
+    parents = [
+        {"argument": argument, "name": each.name, "key": each.key}
+        for argument, several in step.parents.items()
+        for each in several
+    ]
+    record = {"version": step.version, "config": step.config, "parents": parents, "files": {}}
+    write_json(artifact.folder / "record.json", record)
+    return {"name": artifact.name, "stage": artifact.stage, "fingerprint": artifact.fingerprint}
+
+
+def test_reasons_name_the_setting_or_the_parent(tmp_path: Path) -> None:
+    steps = planned(tmp_path)
+    stages = [made(step.artifact, step) for step in steps.values()]
+    (tmp_path / "tiny").mkdir()
+    write_json(tmp_path / "tiny" / "report.json", {"stages": stages})
+    assert all(step.cached for step in planned(tmp_path).values())
+    after = planned(tmp_path, "tiny", "zero.temperature=0.9", "zero.beta=0.01")
+    why = {name: [(each.what, each.before, each.after) for each in reasons(step, tmp_path, "tiny")]
+           for name, step in after.items() if not step.cached}  # fmt: skip
+    assert why["zero"] == [("config.beta", 0.001, 0.01), ("config.temperature", 1.0, 0.9)]
+    assert why["cold_samples"] == [
+        ("parent zero", steps["zero"].artifact.key, after["zero"].artifact.key)
+    ]  # fmt: skip
+    assert "student_rl" not in why
+    assert reasons(after["zero"], tmp_path, "never run") == []

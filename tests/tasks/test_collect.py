@@ -1,0 +1,141 @@
+"""Problem sets: the miniature world's, and files of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from data.problems import held_out
+from tasks.collect import (
+    GeneralRowsConfig,
+    ProblemsConfig,
+    collect,
+    collect_general,
+    digest_of,
+    problems_of,
+    rows_of,
+)
+from tasks.stage import Session
+
+QUESTIONS = [{"question": f"What is {i} + {i}?", "gold": 2 * i} for i in range(60)]
+COLUMNS = {"prompt": "question", "solution": "gold"}
+
+
+def own(path: Path, **changes: Any) -> ProblemsConfig:
+    settings = {"path": path, "digest": digest_of(path), "columns": COLUMNS, "general_count": 0}
+    return ProblemsConfig(**{**settings, **changes})
+
+
+@pytest.fixture(params=["jsonl", "parquet"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / f"mine.{request.param}"
+    if request.param == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    else:
+        pl.DataFrame(QUESTIONS).write_parquet(path)
+    return path
+
+
+def test_a_file_is_divided_by_the_hash_of_its_problems(plain: Session, file: Path) -> None:
+    train, heldout = (
+        problems_of(collect(split, own(file, split=split)))
+        for split in ("train", "heldout")
+    )  # fmt: skip
+    assert sorted(each.prompt for each in train + heldout) == sorted(row["question"] for row in QUESTIONS)
+    assert [each.prompt for each in heldout] == [q["question"] for q in QUESTIONS if held_out(str(q["question"]))]
+    assert 0 < len(heldout) < 10
+    assert {(each.verifier, each.language, each.family) for each in train} == {("math", "en", "mine")}
+    assert all(each.solution == str(2 * int(each.prompt.split()[2])) for each in train)
+
+
+def test_a_file_may_be_taken_whole_and_beside_general_prompts(plain: Session, file: Path) -> None:
+    made = collect("heldout", own(file, split="heldout", divide=False, general_count=5))
+    found = problems_of(made)
+    assert len(found) == 65
+    assert {each.family for each in found[60:]} <= {"helpful", "harmless"}
+    assert made.record()["summary"]["rows"] == 65
+    assert made.record()["summary"]["families"]["mine"] == 60
+
+
+def test_its_bytes_and_not_its_place_are_its_identity(plain: Session, file: Path, tmp_path: Path) -> None:
+    first = collect("problems", own(file))
+    moved = tmp_path / "elsewhere" / file.name
+    moved.parent.mkdir()
+    moved.write_bytes(file.read_bytes())
+    assert collect("problems", own(moved)).fingerprint == first.fingerprint
+    pl.DataFrame(QUESTIONS[:50]).write_ndjson(moved.with_name("mine.jsonl"))
+    assert collect("problems", own(moved.with_name("mine.jsonl"))).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "2 + 2?"}', "mine.jsonl line 3: 'gold' is missing"),
+        ("two plus two", "mine.jsonl line 3: not JSON"),
+        ('{"question": "2 + 2?", "gold": 4, "verifier": "magic"}', "mine.jsonl line 3: 'verifier' must be out of math"),
+        ('{"question": "2 + 2?", "gold": "x", "verifier": "judge"}',
+         "nothing rewards the verifier 'judge' in training; allowed are choice, code, expression, harmless"),
+        ('{"question": "2 + 2?", "gold": "x", "verifier": "reasoning_gym:number_sorting"}',
+         "nothing rewards the verifier 'reasoning_gym:number_sorting' in training"),
+    ],
+)  # fmt: skip
+def test_a_broken_row_is_named_by_its_line(plain: Session, tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join([json.dumps(QUESTIONS[1]), json.dumps(QUESTIONS[2]), line]) + "\n")
+    with pytest.raises(ValueError, match=message):
+        collect("problems", own(path))
+
+
+def test_a_file_without_held_out_problems_says_so(plain: Session, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    kept = [row for row in QUESTIONS if not held_out(str(row["question"]))][:10]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    with pytest.raises(ValueError, match=r"none of its 10 problems falls in the heldout split \(1 in 20 is held out\)"):
+        collect("heldout", own(path, split="heldout"))
+
+
+def test_generated_problems_of_both_splits_share_no_key(plain: Session) -> None:
+    config = ProblemsConfig(count=30, general_count=10)
+    train = problems_of(collect("problems", config))
+    heldout = problems_of(collect("heldout", config.model_copy(update={"split": "heldout"})))
+    assert len(train) == len(heldout) == 40
+    assert not {each.key for each in train} & {each.key for each in heldout}
+    assert [each.verifier in ("helpful", "harmless") for each in train] == [False] * 30 + [True] * 10
+    assert len({each.id for each in train + heldout}) == 80
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"count": 0, "general_count": 0}, "an empty problem set: count and general_count are both 0"),
+        ({"families": {"chian": 1.0}}, "unknown families chian; allowed are chain, choice, code"),
+        ({"split": "test"}, "Input should be 'train' or 'heldout'"),
+    ],
+)
+def test_settings_that_make_no_problems_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ProblemsConfig(**settings)
+
+
+def test_general_rows_are_written_in_both_languages(plain: Session) -> None:
+    rows = rows_of(collect_general("general", GeneralRowsConfig(rows=40)))
+    assert [row.language for row in rows] == ["en", "zh"] * 20
+    assert [row.id for row in rows[:2]] == ["general/000000", "general/000001"]
+    assert {row.family for row in rows} == {"helpful", "harmless"}
+    assert all(row.completion.startswith("<think> ") and "</think> " in row.completion for row in rows)
+    assert {row.source for row in rows} == {"writers"}
+
+
+def test_a_digest_covers_a_file_or_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one")
+    before = digest_of(tmp_path)
+    assert digest_of(tmp_path / "a") == before
+    (tmp_path / "b").write_text("two")
+    assert digest_of(tmp_path) != before
+    with pytest.raises(ValueError, match=r"no such file or folder: .*/absent"):
+        digest_of(tmp_path / "absent")
