@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-# Threads that wait must not spin: beside any other busy process a step would take several times as long.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait must not spin for long: beside another busy process a step would take several times as long.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 app = typer.Typer(
     name="r1",
