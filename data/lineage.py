@@ -26,6 +26,8 @@ PLACE: dict[str, Json] = {"identity": False}
 """`json_schema_extra` of a setting that says where something lies, not what it is."""
 
 RECORD = "record.json"
+METRICS = "metrics.jsonl"
+"""One JSON object a step of training, in the folder of the artifact."""
 
 
 class Settings(BaseModel):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from data.lineage import RECORD, Artifact, Json, Policy, ancestors, read_json
+from data.lineage import METRICS, RECORD, Artifact, Json, Policy, ancestors, read_json
 from data.store import read_table
 
 TABLES = ("trajectories", "kept", "dropped", "rows", "problems", "general")
@@ -79,7 +79,7 @@ def _text(value: Json) -> str:
 
 
 def write_checkpoint(artifact: Artifact, folder: Path) -> Path:
-    """Copy a checkpoint and its record into a new folder."""
+    """Copy a checkpoint into a new folder, with its record and the metrics of its training."""
     policy = Policy(artifact.name, artifact.stage, artifact.fingerprint, artifact.runs)
     if not policy.checkpoint.is_dir():
         raise ValueError(f"{artifact.key} holds no checkpoint")
@@ -87,6 +87,8 @@ def write_checkpoint(artifact: Artifact, folder: Path) -> Path:
         raise ValueError(f"{folder} exists already; name a folder that does not")
     beside = folder.with_name(folder.name + ".tmp")
     shutil.copytree(policy.checkpoint, beside)
-    shutil.copyfile(artifact.folder / RECORD, beside / RECORD)
+    for told in (RECORD, METRICS):
+        if (artifact.folder / told).is_file():
+            shutil.copyfile(artifact.folder / told, beside / told)
     beside.rename(folder)
     return folder

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
-from data.lineage import Policy
+from data.lineage import METRICS, RECORD, Policy
 from tasks.collect import digest_of
 from tasks.stage import Run, Summary, stage
 
@@ -24,16 +24,17 @@ class Source(Protocol):
         ...
 
 
-@stage(version=1, makes=Policy)
+@stage(version=2, makes=Policy)
 def adopt(run: Run, source: Source) -> Summary:
-    """Copy a checkpoint folder; its record, where it has one, comes along as `origin.json`."""
+    """Copy a checkpoint folder; how it was made, where that is on record, comes along in `origin/`."""
     assert source.path is not None
     if digest_of(source.path) != source.digest:
         raise ValueError(f"{source.path} was changed while it was read")
     shutil.copytree(source.path, run.folder / "policy")
-    origin = run.folder / "policy" / "record.json"
-    if origin.is_file():
-        origin.rename(run.folder / "origin.json")
+    for told in (RECORD, METRICS):
+        if (run.folder / "policy" / told).is_file():
+            (run.folder / "origin").mkdir(exist_ok=True)
+            (run.folder / "policy" / told).rename(run.folder / "origin" / told)
     return {
         "digest": source.digest,
         "bytes": sum(p.stat().st_size for p in source.path.rglob("*") if p.is_file()),

@@ -57,7 +57,7 @@ class CurateConfig(Settings):
     seed: int = 0
 
 
-@stage(version=1, makes=Table)
+@stage(version=2, makes=Table)
 def curate(run: Run, trajectories: Table, general: Table, heldout: Table, config: CurateConfig) -> Summary:
     """Build a fine-tuning set: `rows`, `kept`, `dropped` and `waterfall` as Parquet.
 
@@ -115,7 +115,7 @@ def _row(row: dict[str, str]) -> Row:
         family=row["family"],
         language=row["language"],
         prompt=render(row["prompt"], "chat"),
-        completion=f"<think>{row['thinking']}</think> {row['answer']}",
+        completion=f"<think> {row['thinking']} </think> {row['answer']}",
         source="trajectory",
     )
 

@@ -63,7 +63,7 @@ def seen(kind: Kind, prompt: str, thinking: str | None, summary: str | None) -> 
     """Return the text that a reward model reads: the prompt, then the summary only or the whole response."""
     text = summary or ""
     if kind == "harmless":
-        text = f"<think>{thinking or ''}</think> {text}"
+        text = f"<think> {thinking or ''} </think> {text}"
     return render(prompt, "chat") + text
 
 

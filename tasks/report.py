@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from data.language import consistency
-from data.lineage import Json, Judge, Policy, Report, Table, read_json, write_json
+from data.lineage import METRICS, Json, Judge, Policy, Report, Table, read_json, write_json
 from data.store import read_table
 from tasks import page
 from tasks.evaluate import EvaluationConfig, figure, scores_of, wins
@@ -171,7 +171,7 @@ def with_start(curve: pl.DataFrame, start: Mapping[str, Json] | None) -> pl.Data
 
 def history_of(policy: Policy) -> list[dict[str, float]]:
     """Read the metrics of a training stage, one entry a step, each with what was measured in it."""
-    with (policy.folder / "metrics.jsonl").open(encoding="utf-8") as lines:
+    with (policy.folder / METRICS).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 

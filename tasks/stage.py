@@ -27,7 +27,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
-from data.lineage import RECORD, Artifact, Json, canonical, check, file_digests, fingerprint, write_json
+from data.lineage import METRICS, RECORD, Artifact, Json, canonical, check, file_digests, fingerprint, write_json
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
@@ -131,7 +131,7 @@ class Run:
 
     def log(self, done: int, total: int, metrics: Metrics) -> None:
         """Record the metrics of one step out of `total`, in `metrics.jsonl` and MLflow, and show how far it is."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": done, **metrics}) + "\n")
         if self.session.tracker:
             self.session.tracker.log(self.run_id, metrics, done)

@@ -89,7 +89,7 @@ def test_a_row_is_what_a_model_learns_of_its_trajectory(
     [row] = rows_of(build([each], CurateConfig(filters=[], general_share=0)))
     assert row == Row(
         each.id, "chain", each.problem.language, render(each.problem.prompt, "chat"),
-        f"<think>{each.thinking}</think> {each.answer}", "trajectory",
+        f"<think> {each.thinking} </think> {each.answer}", "trajectory",
     )  # fmt: skip
 
 
