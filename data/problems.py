@@ -61,7 +61,7 @@ def _generate(
     families: Mapping[str, float], count: int, seed: int, split: Split, languages: tuple[Language, ...]
 ) -> Iterator[Problem]:
     rng = Random(f"problems/{seed}/{split}")
-    wheel = Wheel({SOURCES[name]: weight for name, weight in families.items()})
+    wheel = Wheel({source: families[name] for name, source in SOURCES.items() if name in families})
     keys: dict[str, set[str]] = {name: set() for name in families}
     for number in range(count):
         source, language = wheel.draw(rng), languages[number % len(languages)]

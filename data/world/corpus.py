@@ -63,7 +63,9 @@ class Writers:
 
     def __init__(self, mixture: Mixture) -> None:
         self.mixture = mixture
-        self._family = Wheel({FAMILIES[name]: weight for name, weight in mixture.families.items()})
+        self._family = Wheel(
+            {family: mixture.families[name] for name, family in FAMILIES.items() if name in mixture.families}
+        )
         self._tongue = {name: Wheel(tongues.weights()) for name, tongues in mixture.languages.items()}
         self._plain = {name: Wheel(work.weights()) for name, work in mixture.plain.items()}
         self._templated = {name: Wheel(work.weights()) for name, work in mixture.templated.items()}

@@ -10,6 +10,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from data.problems import generate, held_out, read_problems
+from data.world.corpus import documents
+from data.world.mixture import Mixture
 
 SHARES = {"chain": 0.3, "order": 0.2, "choice": 0.2, "logic": 0.15, "code": 0.15}
 
@@ -157,3 +159,11 @@ def test_empty_missing_and_strange_files_are_refused(tmp_path: Path) -> None:
         read_problems(tmp_path / "folder")
     with pytest.raises(ValueError, match="columns may rename prompt, solution, verifier, language, got answer"):
         read_problems(write(tmp_path, GOOD), {"answer": "solution"})
+
+
+def test_the_order_in_which_families_are_weighed_means_nothing() -> None:
+    weights = {"chain": 0.5, "logic": 0.3, "code": 0.2}
+    backwards = dict(reversed(weights.items()))
+    assert list(generate(weights, 50, 3, "train")) == list(generate(backwards, 50, 3, "train"))
+    crawls = [documents(1, 0, 50, Mixture(families=each)) for each in (weights, backwards)]
+    assert list(crawls[0]) == list(crawls[1])
