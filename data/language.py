@@ -29,8 +29,6 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Final, Protocol
 
-import polars as pl
-
 WINDOW: Final = 8  # words
 SURE: Final = 0.5  # fastText's confidence from which a window or text is taken for another language
 
@@ -204,16 +202,6 @@ def identify(texts: Sequence[str]) -> list[tuple[str, float]]:
 def reflection_count(text: str) -> int:
     """Occurrences of `REFLECTION_WORDS`, upper or lower case."""
     return len(_REFLECTION.findall(text))
-
-
-def han_characters(column: str) -> pl.Expr:
-    """Number of Han characters in each text of a column: a first look at whole tables, nothing stripped."""
-    return pl.col(column).str.count_matches(r"\p{Han}")
-
-
-def latin_words(column: str) -> pl.Expr:
-    """Number of Latin words of two letters or more in each text of a column, nothing stripped."""
-    return pl.col(column).str.count_matches(r"\p{Latin}{2,}")
 
 
 def _prose(text: str) -> str:

@@ -121,14 +121,14 @@ def seed_of(*parts: object) -> int:
 def file_digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file under a folder by relative path, the record itself left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
 
 def check(artifact: Artifact) -> None:
     """Raise BrokenArtifact when a file of the artifact was changed or is missing since its record was written."""
     for name, digest in artifact.record()["files"].items():
         path = artifact.folder / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or sha256_of(path) != digest:
             raise BrokenArtifact(
                 f"{artifact.key}/{name} was changed or is missing since it was made; "
                 f"delete the folder {artifact.folder} to make it again"
@@ -168,6 +168,7 @@ def ancestors(artifact_key: str, runs: Path) -> Iterator[tuple[int, dict[str, Js
         level, depth = following, depth + 1
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -47,6 +47,11 @@ def render(question: str, template: Template) -> str:
     return f"{BEGIN}{USER}{question}{ASSISTANT}"
 
 
+def written(thinking: str | None, answer: str | None) -> str:
+    """Spell a whole response in the chat template's form, the tags set off by spaces as the crawl has them."""
+    return " ".join(part for part in ("<think>", thinking, "</think>", answer) if part)
+
+
 def parse(completion: str, template: Template) -> Parts:
     """Read a completion: each tag once, in order, and nothing outside of them that the template forbids."""
     match = (_ZERO if template == "zero" else _CHAT).fullmatch(completion)

@@ -96,16 +96,16 @@ def r1(recipe: Recipe) -> Report:
         return evaluate(f"{name}_evaluation", policy, on.heldout, template, recipe.evaluation)
 
     evaluations = {
-        "base": measured("base", base, "zero"),
-        "zero": measured("zero", zero, "zero"),
+        "base": measured("base", base, recipe.zero.template),
+        "zero": measured("zero", zero, recipe.zero.template),
         "dev1": measured("dev1", dev1, "chat"),
-        "dev2": measured("dev2", dev2, "chat"),
-        "dev2_without_language_reward": measured("dev2_without_language_reward", dev2_plain, "chat"),
+        "dev2": measured("dev2", dev2, recipe.reasoning.template),
+        "dev2_without_language_reward": measured("dev2_without_language_reward", dev2_plain, plain.template),
         "dev3": measured("dev3", dev3, "chat"),
-        "r1": measured("r1", final, "chat"),
-        "student_base": measured("student_base", student, "zero"),
+        "r1": measured("r1", final, recipe.alignment.template),
+        "student_base": measured("student_base", student, recipe.student_rl.template),
         "student_distilled": measured("student_distilled", distilled, "chat"),
-        "student_rl": measured("student_rl", student_rl, "zero"),
+        "student_rl": measured("student_rl", student_rl, recipe.student_rl.template),
     }
     curves = {
         name: trace_curve(f"{name}_curve", policy, on.heldout, template, recipe.evaluation)

@@ -6,7 +6,6 @@ Every error names the file, the line, what is wrong and what is allowed.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from data.lineage import PLACE, Settings, write_json
+from data.lineage import PLACE, Settings
 from tasks.collect import GeneralRowsConfig, ProblemsConfig, digest_of
 from tasks.curate import CurateConfig
 from tasks.evaluate import EvaluationConfig
@@ -169,11 +168,6 @@ def _merged(below: Raw, above: Raw) -> Raw:
         if isinstance(below[key], dict) and isinstance(above[key], dict):
             merged[key] = _merged(below[key], above[key])
     return merged
-
-
-def dump(recipe: Recipe, path: Path) -> None:
-    """Write the resolved recipe as JSON."""
-    write_json(path, json.loads(recipe.model_dump_json()))
 
 
 def _find(name: str) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -12,9 +13,9 @@ from typing import Any, Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from data.lineage import PLACE, Settings, Table
+from data.lineage import PLACE, Settings, Table, sha256_of
 from data.problems import generate, held_out, read_problems
-from data.prompts import render
+from data.prompts import render, written
 from data.records import Language, Problem, Row
 from data.store import read_table, write_table
 from data.world.corpus import draw_for_training
@@ -32,6 +33,14 @@ RULED = frozenset({"math", "choice", "code", "expression"})
 
 REWARDED = RULED | GENERAL.keys()
 """Verifiers whose problems can be learned from: a rule or a reward model judges them."""
+
+
+def by_rule(problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
+    """Part the reasoning problems, which a rule judges, from the general prompts."""
+    parts: tuple[list[Problem], list[Problem]] = [], []
+    for problem in problems:
+        parts[problem.verifier not in RULED].append(problem)
+    return parts
 
 
 class ProblemsConfig(Settings):
@@ -66,14 +75,16 @@ class ProblemsConfig(Settings):
 
 
 def digest_of(path: Path) -> str:
-    """Hash the file, or every file of the folder, at `path`. Raises ValueError when there is nothing."""
+    """SHA-256 of the file at `path`, or over the names and hashes of the folder's files.
+
+    Raises ValueError when there is nothing.
+    """
     if not path.exists():
         raise ValueError(f"no such file or folder: {path}")
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+    if path.is_file():
+        return sha256_of(path)
+    files = {file.relative_to(path).as_posix(): sha256_of(file) for file in path.rglob("*") if file.is_file()}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 @stage(version=1, makes=Table)
@@ -140,8 +151,14 @@ def _written(config: GeneralRowsConfig) -> Iterator[Row]:
         item = draw_for_training(source.draw, rng)
         question = source.question(item, language, rng)
         thinking, summary = reply(item, language, rng, writer(item, rng, config.careless))
-        completion = f"<think> {thinking} </think> {summary}" if thinking else f"<think> </think> {summary}"
-        yield Row(f"general/{index:06d}", source.name, language, render(question, "chat"), completion, "writers")
+        yield Row(
+            id=f"general/{index:06d}",
+            family=source.name,
+            language=language,
+            prompt=render(question, "chat"),
+            completion=written(thinking, summary),
+            source="writers",
+        )
 
 
 PROBLEM_SCHEMA: dict[str, Any] = dict.fromkeys(Problem.__dataclass_fields__, pl.String)

@@ -17,9 +17,9 @@ from pydantic import Field
 from data import filters
 from data.filters import FilterConfig
 from data.lineage import Settings, Table, seed_of
-from data.prompts import render
+from data.prompts import render, written
 from data.records import Language, Row
-from data.store import read_table, write_table
+from data.store import write_table
 from data.world.rewrite import summary, translate
 from tasks.collect import problems_of, rows_frame, rows_of
 from tasks.rollout import trajectories_of
@@ -115,7 +115,7 @@ def _row(row: dict[str, str]) -> Row:
         family=row["family"],
         language=row["language"],
         prompt=render(row["prompt"], "chat"),
-        completion=f"<think> {row['thinking']} </think> {row['answer']}",
+        completion=written(row["thinking"], row["answer"]),
         source="trajectory",
     )
 
@@ -131,8 +131,3 @@ def _mixed(reasoning: Sequence[Row], general: Sequence[Row], config: CurateConfi
     rows = [*reasoning, *general[:wanted]]
     random.Random(seed_of(config.seed, "shuffle")).shuffle(rows)
     return rows
-
-
-def dropped_of(table: Table) -> pl.DataFrame:
-    """Read the dropped rows of a build, with `reason` and `detail`."""
-    return read_table(table.folder / "dropped.parquet")

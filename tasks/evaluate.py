@@ -18,10 +18,9 @@ from data.lineage import Json, Policy, Report, Settings, Table, seed_of, write_j
 from data.prompts import Template
 from data.records import Problem
 from data.store import read_table, write_table
-from tasks.collect import RULED, problems_of
+from tasks.collect import by_rule, problems_of
 from tasks.preference import labelled
-from tasks.rewards import RewardWeights
-from tasks.rollout import Sampling, Speaker, as_frame, load, rollout, speaker_in
+from tasks.rollout import Sampling, Speaker, as_frame, in_shards, load, speaker_in
 from tasks.stage import Run, Summary, stage
 
 SHARD = 32
@@ -113,24 +112,19 @@ def measure(
         max_completion_length=config.max_completion_length,
         seed=config.seed,
     )
-    frames = []
-    for begin in range(0, len(problems), SHARD):
-        part = problems[begin : begin + SHARD]
-        groups = rollout(speaker, part, sampling, RewardWeights(language_weight=1.0), stream=("evaluate",),
-                         isolation=run.session.isolation)  # fmt: skip
-        frames.append(as_frame([each for group in groups for each in group]))
-        run.progress(offset + begin + len(part), total)
-    return pl.concat(frames) if frames else as_frame([])
+    frames = [as_frame([])]
+    for done, frame in in_shards(speaker, problems, sampling, "evaluate", run.session.isolation, SHARD):
+        run.progress(offset + done, total)
+        frames.append(frame)
+    return pl.concat(frames)
 
 
 @stage(version=1, makes=Report)
 def evaluate(run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig) -> Summary:
     """Measure a policy: `report.json`, `by_problem.parquet`, and its answers, `trajectories` and `general`."""
     speaker = load(policy, run.device)
-    everything = problems_of(problems)
-    reasoning = [p for p in everything if p.verifier in RULED]
-    general = [p for p in everything if p.verifier not in RULED]
-    total = len(everything)
+    reasoning, general = by_rule(problems_of(problems))
+    total = len(reasoning) + len(general)
     frame = measure(speaker, reasoning, template, config.num_generations, config, run, 0, total)
     answers = measure(speaker, general, template, config.general_generations, config, run, len(reasoning), total)
     replies = labelled(answers)
@@ -143,13 +137,22 @@ def evaluate(run: Run, policy: Policy, problems: Table, template: Template, conf
     return {key: value["value"] for key, value in report.items() if isinstance(value, dict) and "value" in value}
 
 
+def columns(config: EvaluationConfig) -> dict[str, str]:
+    """Figures on reasoning problems, and the column of `by_problem` that each is the mean of."""
+    return {
+        "pass@1": "pass@1",
+        f"cons@{config.num_generations}": "cons",
+        "format": "format",
+        "language_consistency": "language_consistency",
+        "mean_length": "mean_length",
+        "reflection_per_response": "reflection_per_response",
+    }
+
+
 def figures(scores: pl.DataFrame, replies: pl.DataFrame, config: EvaluationConfig) -> dict[str, Json]:
     """Turn scores by problem into the figures of one policy."""
-    columns = {"pass@1": "pass@1", f"cons@{config.num_generations}": "cons", "format": "format",
-               "language_consistency": "language_consistency", "mean_length": "mean_length",
-               "reflection_per_response": "reflection_per_response"}  # fmt: skip
     report: dict[str, Json] = {
-        name: figure(scores[column].drop_nulls().to_list(), config) for name, column in columns.items()
+        name: figure(scores[column].drop_nulls().to_list(), config) for name, column in columns(config).items()
     }
     harmless = replies.filter(pl.col("verifier") == "harmless")
     safe = harmless.group_by("problem_id", maintain_order=True).agg(pl.col("safe").mean())["safe"].to_list()
@@ -174,36 +177,39 @@ def wins(ours: pl.DataFrame, theirs: pl.DataFrame, score: str = "score") -> list
     return rates
 
 
-@stage(version=1, makes=Table)
+@stage(version=2, makes=Table)
 def trace_curve(run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig) -> Summary:
-    """Measure the checkpoints inside a training stage: `curve.parquet`, one row a step."""
-    reasoning = [p for p in problems_of(problems) if p.verifier in RULED]
+    """Measure the checkpoints inside a training stage: `curve.parquet`, one row a step.
+
+    Where training began and ended is measured by the evaluations of those policies.
+    """
+    reasoning, _ = by_rule(problems_of(problems))
     folders = checkpoints_of(policy)
-    rows: list[Mapping[str, float]] = []
+    reports: list[tuple[int, dict[str, Json]]] = []
     for index, (step, folder) in enumerate(folders):
         frame = measure(speaker_in(folder, run.device), reasoning, template, config.num_generations, config, run,
                         index * len(reasoning), len(folders) * len(reasoning))  # fmt: skip
         report = figures(by_problem(frame), labelled(as_frame([])), config)
-        row = {"step": float(step)} | {
-            f"{name}/{end}": value[end]
-            for name, value in report.items() if isinstance(value, dict) and "value" in value
-            for end in ("value", "low", "high")
-        }  # fmt: skip
-        run.log(
-            step,
-            folders[-1][0],
-            {name.removesuffix("/value"): v for name, v in row.items() if "/value" in name},
-        )
-        rows.append(row)
-    write_table(run.folder / "curve.parquet", pl.DataFrame(rows))
-    return {"checkpoints": len(rows)}
+        run.log(step, folders[-1][0], {name: report[name]["value"] for name in columns(config) if report[name]})
+        reports.append((step, report))
+    write_table(run.folder / "curve.parquet", curve_of(reports, config))
+    return {"checkpoints": len(reports)}
+
+
+def curve_of(reports: Sequence[tuple[int, Mapping[str, Json]]], config: EvaluationConfig) -> pl.DataFrame:
+    """Lay the figures of policies at several steps out as a table: `step`, and `<figure>/value`, `/low`, `/high`."""
+    names = [f"{name}/{end}" for name in columns(config) for end in ("value", "low", "high")]
+    rows = [
+        [float(step), *((report[name] or {}).get(end) for name, _, end in (each.rpartition("/") for each in names))]
+        for step, report in reports
+    ]
+    return pl.DataFrame(rows, schema=dict.fromkeys(("step", *names), pl.Float64), orient="row")
 
 
 def checkpoints_of(policy: Policy) -> list[tuple[int, Path]]:
-    """List (step, folder) of the checkpoints inside a training stage, its final policy last."""
+    """List (step, folder) of the checkpoints inside a training stage, its final policy not among them."""
     inside = sorted((policy.folder / "checkpoints").glob("step-*"))
-    found = [(int(folder.name.removeprefix("step-")), folder) for folder in inside]
-    return [*found, (int(policy.record()["summary"]["steps"]), policy.checkpoint)]
+    return [(int(folder.name.removeprefix("step-")), folder) for folder in inside]
 
 
 def scores_of(report: Report) -> pl.DataFrame:

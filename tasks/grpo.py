@@ -40,7 +40,7 @@ from model.optim import adamw
 from model.sampler import logprobs
 from model.transformer import Transformer
 from tasks.batch import Batch, padded_batches
-from tasks.collect import RULED, problems_of
+from tasks.collect import by_rule, problems_of
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
 from tasks.rewards import RewardWeights
@@ -387,9 +387,7 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     Writes the policy, `checkpoints/step-NNNNNN` every `save_steps` steps, and `trajectories.parquet`.
     """
     speaker = load(policy, run.device)
-    everything = problems_of(problems)
-    reasoning = [problem for problem in everything if problem.verifier in RULED]
-    general = [problem for problem in everything if problem.verifier not in RULED]
+    reasoning, general = by_rule(problems_of(problems))
     _check_supply(problems.key, len(reasoning), len(general), config)
     prefer = preferences(judges, run.device) if judges else None
     apprentice = learner(speaker, config, run.device)

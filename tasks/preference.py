@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from data.lineage import Judge, Policy, Settings, Table, read_json, seed_of, write_json
-from data.prompts import render
+from data.prompts import render, written
 from data.records import Trajectory
 from data.store import write_table
 from data.world.rubric import rubric
@@ -61,10 +61,7 @@ class JudgeConfig(Settings):
 
 def seen(kind: Kind, prompt: str, thinking: str | None, summary: str | None) -> str:
     """Return the text that a reward model reads: the prompt, then the summary only or the whole response."""
-    text = summary or ""
-    if kind == "harmless":
-        text = f"<think> {thinking or ''} </think> {text}"
-    return render(prompt, "chat") + text
+    return render(prompt, "chat") + (written(thinking, summary) if kind == "harmless" else summary or "")
 
 
 def labelled(frame: pl.DataFrame) -> pl.DataFrame:
@@ -115,7 +112,7 @@ def label(run: Run, trajectories: Table, config: PairsConfig) -> Summary:
             "unsafe": int((~points["safe"]).sum())}  # fmt: skip
 
 
-@stage(version=1, makes=Judge)
+@stage(version=2, makes=Judge)
 def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) -> Summary:
     """Train a reward model from a policy's weights on labelled answers."""
     speaker = load(policy, run.device)

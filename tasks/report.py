@@ -16,7 +16,7 @@ from data.language import consistency
 from data.lineage import METRICS, Json, Judge, Policy, Report, Table, read_json, write_json
 from data.store import read_table
 from tasks import page
-from tasks.evaluate import EvaluationConfig, figure, scores_of, wins
+from tasks.evaluate import EvaluationConfig, curve_of, figure, scores_of, wins
 from tasks.findings import CLAIMS, Finding, find
 from tasks.preference import load_judge, seen
 from tasks.stage import Run, Summary, stage
@@ -143,11 +143,17 @@ def draw(
     """Draw every figure as SVG."""
     from tasks import figures
 
+    histories = {name: history_of(policy) for name, policy in trained.items()}
     traced = {
-        name: with_start(read_table(table.folder / "curve.parquet"), models.get(STARTS.get(name, "")))
+        name: with_ends(
+            read_table(table.folder / "curve.parquet"),
+            models[STARTS[name]],
+            models[name],
+            int(histories[name][-1]["step"]),
+            config,
+        )
         for name, table in curves.items()
     }
-    histories = {name: history_of(policy) for name, policy in trained.items()}
     votes = f"cons@{config.num_generations}"
     return {
         "zero_curves": figures.zero_curves(traced.get("zero"), histories.get("zero", []), votes),
@@ -159,14 +165,11 @@ def draw(
     }
 
 
-def with_start(curve: pl.DataFrame, start: Mapping[str, Json] | None) -> pl.DataFrame:
-    """Put the evaluation of the policy that training began from in front of a curve, as step 0."""
-    if start is None:
-        return curve
-    ends = (name.rpartition("/") for name in curve.columns if "/" in name)
-    row = {f"{name}/{end}": (start.get(name) or {}).get(end) for name, _, end in ends}
-    first = pl.DataFrame([{"step": 0.0, **row}], schema=curve.schema)
-    return pl.concat([first, curve.filter(pl.col("step") > 0)])
+def with_ends(
+    curve: pl.DataFrame, start: Mapping[str, Json], end: Mapping[str, Json], steps: int, config: EvaluationConfig
+) -> pl.DataFrame:
+    """Put where training began, as step 0, and where it ended around a curve."""
+    return pl.concat([curve_of([(0, start)], config), curve, curve_of([(steps, end)], config)])
 
 
 def history_of(policy: Policy) -> list[dict[str, float]]:

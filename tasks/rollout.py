@@ -21,7 +21,7 @@ from model import checkpoint
 from model.sampler import sample
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from tasks.collect import RULED, problems_of
+from tasks.collect import RULED, by_rule, problems_of
 from tasks.rewards import RewardWeights, reward
 from tasks.stage import Run, Summary, stage
 
@@ -258,12 +258,15 @@ class GenerateConfig(Settings):
 @stage(version=1, makes=Table)
 def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) -> Summary:
     """Sample trajectories: `trajectories.parquet`, one row a completion."""
-    asked = [p for p in problems_of(problems) if (p.verifier not in RULED) == config.general]
-    asked = asked[: config.problems]
+    asked = by_rule(problems_of(problems))[config.general][: config.problems]
     if not asked:
         raise ValueError(f"{problems.key} holds no {'general prompts' if config.general else 'reasoning problems'}")
-    frames = list(_generated(run, load(policy, run.device), asked, config))
-    frame = pl.concat(frames)
+    speaker = load(policy, run.device)
+    shards = []
+    for done, shard in in_shards(speaker, asked, config.sampling, "generate", run.session.isolation, SHARD):
+        run.progress(done, len(asked))
+        shards.append(shard)
+    frame = pl.concat(shards)
     write_table(run.folder / "trajectories.parquet", frame)
     return {
         "rows": len(frame),
@@ -278,19 +281,15 @@ SHARD = 128
 """Problems sampled at a time by `generate`."""
 
 
-def _generated(run: Run, speaker: Speaker, asked: Sequence[Problem], config: GenerateConfig) -> Iterator[pl.DataFrame]:
-    for begin in range(0, len(asked), SHARD):
-        part = asked[begin : begin + SHARD]
-        groups = rollout(
-            speaker,
-            part,
-            config.sampling,
-            RewardWeights(language_weight=1.0),
-            stream=("generate",),
-            isolation=run.session.isolation,
-        )
-        run.progress(begin + len(part), len(asked))
-        yield as_frame([each for group in groups for each in group])
+def in_shards(
+    speaker: Speaker, problems: Sequence[Problem], sampling: Sampling, stream: str, isolation: Isolation, size: int
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Draw and judge `size` problems at a time; yields how many are done and the shard's trajectories as a table."""
+    weights = RewardWeights(language_weight=1.0)
+    for begin in range(0, len(problems), size):
+        part = problems[begin : begin + size]
+        groups = rollout(speaker, part, sampling, weights, stream=(stream,), isolation=isolation)
+        yield begin + len(part), as_frame([each for group in groups for each in group])
 
 
 def trajectories_of(table: Table) -> pl.DataFrame:

@@ -182,6 +182,17 @@ class Student:
                 "num_tokens": tokens}  # fmt: skip
 
 
+def beginner(config: PretrainConfig, device: str) -> Student:
+    """A policy of random weights, drawn by the configuration's seed, that has read nothing yet."""
+    torch.manual_seed(seed_of(config.seed, "weights"))
+    tokenizer = build_tokenizer()
+    shape = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
+             "pad_token_id": tokenizer.pad_id, **config.architecture}  # fmt: skip
+    model = Transformer(ModelConfig(**shape)).to(device)
+    optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+    return Student(Speaker(model, tokenizer), optimizer, config, device)
+
+
 def read(student: Student, windows: np.ndarray, config: PretrainConfig) -> Iterator[tuple[int, int, Metrics]]:
     """Pretrain on windows (N, T) of token ids; yields (step, of, metrics).
 
@@ -251,14 +262,9 @@ def study(student: Student, rows: Sequence[Row], config: SFTConfig) -> Iterator[
 @stage(version=1, makes=Policy)
 def pretrain(run: Run, config: PretrainConfig) -> Summary:
     """Make a base model from the miniature world's crawl."""
-    torch.manual_seed(seed_of(config.seed, "weights"))
-    tokenizer = build_tokenizer()
-    shape = {"vocab_size": tokenizer.vocab_size, "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id,
-             "pad_token_id": tokenizer.pad_id, **config.architecture}  # fmt: skip
-    model = Transformer(ModelConfig(**shape)).to(run.device)
+    student = beginner(config, run.device)
+    model, tokenizer = student.speaker.model, student.speaker.tokenizer
     windows = crawl(tokenizer, config)
-    optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
-    student = Student(Speaker(model, tokenizer), optimizer, config, run.device)
     metrics: Metrics = {}
     for step, total, metrics in read(student, windows, config):
         run.log(step, total, metrics)

@@ -7,7 +7,6 @@ written with an unforeseen space costs one more token and never falls back to by
 
 from __future__ import annotations
 
-from data.prompts import ASSISTANT, BEGIN, END, PAD, PARAGRAPH, TAGS, USER
 from data.world.choice import LETTERS
 from data.world.facts import CAPITALS, DANGERS, NOUNS, VERBS
 
@@ -33,11 +32,6 @@ _CHINESE_GLUED = (
     "一些 不能 什么 会 你 使用 列出 别的 制作 卖 藏 找 买 吗 告诉 在学校 在家里 在公司 好 小助手 小心 工具 "
     "帮忙 怎么 拿 晚上 最小 玩具 纸 用 的 知道 要 解题 词 说 说出 谁 问 问题"
 )
-
-
-def special_tokens() -> list[str]:
-    """Tokens that are never split: control tokens, tags, and the paragraph of the zero template."""
-    return [PAD, BEGIN, END, USER, ASSISTANT, *TAGS, PARAGRAPH]
 
 
 def pieces() -> list[str]:

@@ -3,17 +3,14 @@
 from importlib import metadata
 
 import fasttext
-import polars as pl
 import pytest
 
 from data import language
 from data.language import (
     Consistency,
     consistency,
-    han_characters,
     identify,
     language_of,
-    latin_words,
     reflection_count,
 )
 
@@ -123,9 +120,3 @@ def test_a_missing_model_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_reflection_words(text: str, count: int) -> None:
     assert reflection_count(text) == count
-
-
-def test_first_look_at_a_column() -> None:
-    frame = pl.DataFrame({"text": ["先 3 加上 the sum of x", ""]})
-    counted = frame.select(han_characters("text").alias("han"), latin_words("text").alias("latin"))
-    assert counted.rows() == [(3, 3), (0, 0)]

@@ -18,7 +18,7 @@ from data.world.corpus import worked
 from data.world.families import FAMILIES
 from tasks.collect import as_frame as problems_frame
 from tasks.collect import rows_frame, rows_of
-from tasks.curate import CurateConfig, curate, dropped_of
+from tasks.curate import CurateConfig, curate
 from tasks.rollout import as_frame
 from tasks.stage import Session
 
@@ -98,7 +98,7 @@ def test_what_is_over_the_quota_is_dropped_with_its_reason(
 ) -> None:
     made = build(trajectories(problems(40), wrong=10), RIGHT.model_copy(update={"max_rows": 12}))
     assert made.record()["summary"] == {"trajectories": 40, "kept": 12, "dropped": 28, "rows": 16, "general": 4}
-    dropped = dropped_of(made)
+    dropped = read_table(made.folder / "dropped.parquet")
     assert dropped.group_by("reason", "detail").len().sort("len").rows() == [
         ("verdict", "wrong", 10),
         ("over_quota", "12", 18),
@@ -161,5 +161,5 @@ def test_rows_that_overlap_with_evaluation_problems_are_dropped(
     leaked = problems(3, {"logic": 1.0}, seed=9)  # those of the build's evaluation set
     config = CurateConfig(filters=[filters.Contaminated()], general_share=0)
     made = build(trajectories([*problems(4), *leaked]), config)
-    assert set(dropped_of(made)["problem_id"]) == {problem.id for problem in leaked}
+    assert set(read_table(made.folder / "dropped.parquet")["problem_id"]) == {problem.id for problem in leaked}
     assert {row.family for row in rows_of(made)} == {"chain"}

@@ -79,7 +79,7 @@ def test_a_reward_model_sees_the_summary_only_or_the_whole_response() -> None:
     assert seen("helpful", "who?", "let me think", "me.") == f"{asked}me."
     assert seen("harmless", "who?", "let me think", "me.") == f"{asked}<think> let me think </think> me."
     assert seen("helpful", "who?", None, None) == asked
-    assert seen("harmless", "who?", None, None) == f"{asked}<think>  </think> "
+    assert seen("harmless", "who?", None, None) == f"{asked}<think> </think>"
 
 
 # Real answers to real prompts.

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -18,17 +19,18 @@ from model import checkpoint
 from model.config import ModelConfig
 from model.tokenizer import Tokenizer
 from model.transformer import RewardModel
-from tasks.evaluate import EvaluationConfig, by_problem
+from tasks.evaluate import EvaluationConfig, by_problem, columns, curve_of
 from tasks.evaluate import figures as figures_of
 from tasks.findings import CLAIMS, Sense, find, verdict
 from tasks.preference import load_judge
-from tasks.report import has_summary, report, with_start
+from tasks.report import has_summary, report, with_ends
 from tasks.rollout import SCHEMA
 from tasks.samples import chosen
 from tasks.stage import Run, Session, Step
 from tasks.style import STATIONS
 
 CONFIG = EvaluationConfig(num_generations=4, general_generations=2, bootstrap=200)
+TRAINED = ("zero", "dev2", "dev2_without_language_reward", "r1", "student_rl")
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,8 @@ def evaluation(runs: Path, name: str, how: Behaviour, general: bool = True) -> R
 def curve(runs: Path, name: str) -> Table:
     made = Table(f"{name}_curve", "trace_curve", name, runs)
     made.folder.mkdir(parents=True)
-    keys = ("pass@1", "cons@4", "mean_length", "language_consistency", "reflection_per_response", "format")
-    rows = [
-        {"step": float(step)} | {f"{key}/{end}": 0.5 for key in keys for end in ("value", "low", "high")}
-        for step in (10, 20)
-    ]
-    write_table(made.folder / "curve.parquet", pl.DataFrame(rows))
+    half = {"value": 0.5, "low": 0.5, "high": 0.5}
+    write_table(made.folder / "curve.parquet", curve_of([(1, dict.fromkeys(columns(CONFIG), half))], CONFIG))
     return made
 
 
@@ -192,7 +190,7 @@ def made(
     artifact.folder.mkdir(parents=True)
     evaluations = {name: evaluation(runs, name, how, general) for name, how in behaviours.items()}
     curves = {name: curve(runs, name) for name in ("zero", "dev2", "dev2_without_language_reward")}
-    trained = {name: training(runs, name) for name in ("zero", "dev2", "r1", "student_rl")}
+    trained = {name: training(runs, name) for name in TRAINED}
     run = Run(Step(artifact, 1, {}, {}, cached=False), Session(runs, "run"))
     body = report.__wrapped__  # type: ignore[attr-defined]
     return artifact.folder, body(run, evaluations, curves, trained, rejection(runs), judges, CONFIG)
@@ -426,12 +424,14 @@ def test_the_waterfall_counts_what_goes(finished: Path) -> None:
     assert "metadata" not in svg
 
 
-def test_a_curve_begins_with_the_policy_that_training_began_from() -> None:
-    curve = pl.DataFrame([{"step": 10.0, "pass@1/value": 0.5, "pass@1/low": 0.4, "pass@1/high": 0.6}])
-    start = {"pass@1": {"value": 0.2, "low": 0.1, "high": 0.3}}
-    assert with_start(curve, start).rows() == [(0.0, 0.2, 0.1, 0.3), (10.0, 0.5, 0.4, 0.6)]
-    assert with_start(curve, {"pass@1": None})["pass@1/value"].to_list() == [None, 0.5]
-    assert with_start(curve, None).equals(curve)
+def test_a_curve_begins_and_ends_with_the_policies_that_training_began_and_ended_with() -> None:
+    def at(value: float | None) -> dict[str, Any]:
+        found = None if value is None else {"value": value, "low": value, "high": value}
+        return dict.fromkeys(columns(CONFIG)) | {"pass@1": found}
+
+    whole = with_ends(curve_of([(10, at(0.5))], CONFIG), at(0.2), at(0.75), 20, CONFIG)
+    assert whole.select("step", "pass@1/low").rows() == [(0.0, 0.2), (10.0, 0.5), (20.0, 0.75)]
+    assert with_ends(whole.clear(), at(None), at(0.75), 20, CONFIG)["pass@1/value"].to_list() == [None, 0.75]
 
 
 def test_prompts_to_show_are_of_different_families_and_languages() -> None:

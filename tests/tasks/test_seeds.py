@@ -5,16 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from data.lineage import METRICS, RECORD, canonical, read_json, seed_of
+from data.lineage import METRICS, RECORD, canonical, read_json
 from flows import recipe
-from model.config import ModelConfig
-from model.optim import adamw
-from model.transformer import Transformer
 from tasks.crawl import crawl
-from tasks.rollout import Speaker
-from tasks.sft import Student, build_tokenizer, read
+from tasks.sft import beginner, read
 
 SEEDS = Path(__file__).parent.parent.parent / "data" / "seeds"
 STEPS = 3
@@ -26,16 +21,11 @@ def test_pretraining_begins_as_the_record_says() -> None:
     config = recipe.load("seeds").base.pretrain
     assert config is not None
     assert canonical(config) == record["config"]["config"]
-    tokenizer = build_tokenizer()
-    windows = crawl(tokenizer, config)
+    student = beginner(config, "cpu")
+    windows = crawl(student.speaker.tokenizer, config)
     assert hashlib.sha256(windows.tobytes()).hexdigest() == record["summary"]["crawl_digest"]
     assert windows.size * config.epochs == record["summary"]["tokens"]
 
-    torch.manual_seed(seed_of(config.seed, "weights"))
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
-    model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **ids, **config.architecture))
-    optimizer = adamw(model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
-    student = Student(Speaker(model, tokenizer), optimizer, config, "cpu")
     recorded = [json.loads(line) for line in (SEEDS / "base" / METRICS).read_text().splitlines()[:STEPS]]
     for then, (step, _, metrics) in zip(recorded, read(student, windows, config), strict=False):
         assert step == then["step"]
