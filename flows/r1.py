@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from data.lineage import Judge, Policy, Report, Table
 from data.prompts import Template
-from flows.recipe import BaseConfig, Recipe
+from flows.recipe import BaseConfig, Recipe, reseeded
 from tasks.adopt import adopt
+from tasks.average import average
 from tasks.collect import collect, collect_general
 from tasks.curate import curate
 from tasks.evaluate import evaluate, trace_curve
@@ -21,6 +22,7 @@ from tasks.preference import label, train_judge
 from tasks.report import report
 from tasks.rollout import generate
 from tasks.sft import finetune, pretrain
+from tasks.stage import variant
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,18 @@ def alignment(recipe: Recipe, dev3: Policy, on: Ground) -> tuple[Policy, list[Ju
 
 
 def r1(recipe: Recipe) -> Report:
-    """Base -> R1-Zero -> Dev1 -> Dev2 -> Dev3 -> R1, the students, and their evaluation."""
+    """The whole pipeline, and its report; with several seeds, the average of theirs."""
     on = ground(recipe)
     base, student = bases(recipe)
+    reports = []
+    for number in range(recipe.num_seeds):
+        with variant(f"_seed{recipe.seed + number}" if number else ""):
+            reports.append(chain(reseeded(recipe, number), on, base, student))
+    return average("average", reports, recipe.evaluation) if len(reports) > 1 else reports[0]
+
+
+def chain(recipe: Recipe, on: Ground, base: Policy, student: Policy) -> Report:
+    """Base -> R1-Zero -> Dev1 -> Dev2 -> Dev3 -> R1, the students, and their evaluation."""
     zero = reinforce("zero", base, on.problems, recipe.zero)
     dev1 = cold_start(recipe, base, zero, on)
     dev2 = reinforce("dev2", dev1, on.problems, recipe.reasoning)

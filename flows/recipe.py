@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -85,6 +85,7 @@ class Recipe(Settings):
     description: str = Field("", json_schema_extra=PLACE)
     flow: Literal["r1", "bases"] = Field("r1", description="the whole pipeline, or its base models only")
     seed: int = Field(0, description="of every training and sampling stage that has none of its own")
+    num_seeds: int = Field(1, ge=1, description="train everything so often, from `seed` on, and average the reports")
     base: BaseConfig
     student: BaseConfig
     problems: ProblemsConfig = ProblemsConfig()
@@ -100,6 +101,14 @@ class Recipe(Settings):
     distill: SFTConfig = SFTConfig()
     student_rl: GRPOConfig = GRPOConfig(template="zero")
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def reseeded(recipe: Recipe, offset: int) -> Recipe:
+    """The same recipe with every seed of training and sampling raised."""
+    raw = settings_of(recipe)
+    for name in SEEDED:
+        _table(raw, name)["seed"] += offset
+    return Recipe.model_validate(raw)
 
 
 def shipped() -> list[str]:
@@ -300,6 +309,6 @@ def line_of(text: str, location: Sequence[str]) -> int | None:
     return best[1] if best else None
 
 
-def settings_of(recipe: Recipe) -> Mapping[str, Any]:
+def settings_of(recipe: Recipe) -> Raw:
     """The resolved recipe as plain values."""
     return recipe.model_dump(mode="json")

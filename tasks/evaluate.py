@@ -165,15 +165,15 @@ def figures(scores: pl.DataFrame, replies: pl.DataFrame, config: EvaluationConfi
     return report
 
 
-def wins(ours: pl.DataFrame, theirs: pl.DataFrame, score: str = "score") -> list[float]:
+def wins(ours: pl.DataFrame, theirs: pl.DataFrame, score: str = "score") -> dict[str, float]:
     """Win rate for each helpful prompt: every answer of one policy against every answer of the other, ties a half."""
-    rates = []
+    rates = {}
     for (problem,), group in sorted(
         ours.filter(pl.col("verifier") == "helpful").group_by("problem_id"), key=lambda item: str(item[0])
     ):
         mine = group[score].to_numpy()[:, None]
         other = theirs.filter(pl.col("problem_id") == problem)[score].to_numpy()[None, :]
-        rates.append(float(((mine > other) + 0.5 * (mine == other)).mean()))
+        rates[str(problem)] = float(((mine > other) + 0.5 * (mine == other)).mean())
     return rates
 
 

@@ -33,10 +33,17 @@ class Content:
     config: EvaluationConfig
     sources: Mapping[str, str]
 
-    @property
-    def votes(self) -> str:
-        """The name of the majority vote's figure."""
-        return f"cons@{self.config.num_generations}"
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """What a page over several seeds shows: averages, and each seed's own figures."""
+
+    models: Models
+    findings: Sequence[Finding]
+    drawn: Mapping[str, str]
+    by_seed: Sequence[Models]
+    config: EvaluationConfig
+    sources: Mapping[str, str]
 
 
 class Section(NamedTuple):
@@ -54,15 +61,56 @@ def render(content: Content) -> str:
         Section("findings", "Findings", _findings(content.findings)),
         Section("zero", "R1-Zero over its steps", _figure(drawn, "zero_curves", _ZERO)),
         Section("language", "Language", _figure(drawn, "consistency", _LANGUAGE)),
-        Section("stages", "Stage by stage", _stages(content)),
+        Section("stages", "Stage by stage", _stages(content.models, drawn, content.config)),
         Section("filters", "The rejection-sampling set", _filters(content)),
         Section("reflection", "Reflection", _figure(drawn, "reflection", _REFLECTION)),
-        Section("distillation", "Distillation against RL", _distillation(content)),
+        Section("distillation", "Distillation against RL", _distillation(content.models, content.config)),
         Section("health", "Training health", _figure(drawn, "health", _HEALTH)),
         Section("samples", "Responses side by side", _samples(content)),
         Section("sources", "Where the figures come from", _sources(content.sources)),
     ]
     return _document("From a base model to R1", _lede(content) + _legend(content.models), sections)
+
+
+def render_average(content: Average) -> str:
+    """Return the page over several seeds."""
+    drawn, models, config = content.drawn, content.models, content.config
+    verdicts = _verdicts(content.findings)
+    lede = (
+        f'<p class="lede">Trained with {len(content.by_seed)} seeds: of {verdicts}</p>'
+        '<p class="note">Every figure is the '
+        "mean over the seeds of training. Brackets and bands are 95 % bootstrap intervals over the held-out problems, "
+        "each with its mean over the seeds; they do not cover the choice of the seeds. The band of a curve is the mean "
+        "of the seeds' bands.</p>"
+    )
+    sections = [
+        Section("findings", "Findings", _findings(content.findings)),
+        Section("zero", "R1-Zero over its steps", _figure(drawn, "zero_curves", _ZERO)),
+        Section("language", "Language", _figure(drawn, "consistency", _LANGUAGE)),
+        Section("stages", "Stage by stage", _stages(models, drawn, config)),
+        Section("reflection", "Reflection", _figure(drawn, "reflection", _REFLECTION)),
+        Section("distillation", "Distillation against RL", _distillation(models, config)),
+        Section("seeds", "Seed by seed", _seeds(content.by_seed, config)),
+        Section("sources", "Where the figures come from", _sources(content.sources)),
+    ]
+    return _document("From a base model to R1, over seeds", lede + _legend(models), sections)
+
+
+def _seeds(by_seed: Sequence[Models], config: EvaluationConfig) -> str:
+    """A row for each model, a column for each figure, and the seeds' values beside one another in a cell."""
+    lines = [*_lines(votes_of(config)), *_GENERAL_LINES]
+    names = [name for name in STATIONS if name in by_seed[0]]
+    rows = [(tag(name), *(_values(line.key, [each[name] for each in by_seed]) for line in lines)) for name in names]
+    return _table(("", *(line.label for line in lines)), rows, "seeds")
+
+
+def _values(key: str, models: Sequence[Mapping[str, Json]]) -> str:
+    return " ".join(_number(each[key]["value"], scale_of(key)) if each.get(key) else "–" for each in models)
+
+
+def votes_of(config: EvaluationConfig) -> str:
+    """The name of the majority vote's figure."""
+    return f"cons@{config.num_generations}"
 
 
 _ZERO = (
@@ -99,17 +147,23 @@ _PAPER_STUDENTS = {"AIME 2024, pass@1": ("47.0", "72.6"), "AIME 2024, cons@64": 
 
 
 def _lede(content: Content) -> str:
-    verdicts = [finding.verdict for finding in content.findings]
-    shows, fails = verdicts.count("shows"), verdicts.count("does not show")
     config = content.config
     return (
-        f'<p class="lede">Of {len(verdicts)} findings of the DeepSeek-R1 paper, this run shows {shows}, '
-        f"does not show {fails}, and leaves {len(verdicts) - shows - fails} unclear.</p>"
+        f'<p class="lede">Of {_verdicts(content.findings)}</p>'
         f'<p class="note">Measured on {_problems(content.answers)} held-out problems with '
         f"{config.num_generations} samples each, and on {_problems(content.replies)} general prompts with "
         f"{config.general_generations} each, at temperature {config.temperature:g} and top-p "
         f"{config.top_p:g}. Brackets and bands are 95 % bootstrap intervals over problems; they do not "
         "cover another seed of training.</p>"
+    )
+
+
+def _verdicts(findings: Sequence[Finding]) -> str:
+    verdicts = [finding.verdict for finding in findings]
+    shows, fails = verdicts.count("shows"), verdicts.count("does not show")
+    return (
+        f"{len(verdicts)} findings of the DeepSeek-R1 paper, this run shows {shows}, "
+        f"does not show {fails}, and leaves {len(verdicts) - shows - fails} unclear."
     )
 
 
@@ -212,17 +266,16 @@ _GENERAL_LINES = [
 ]
 
 
-def _stages(content: Content) -> str:
-    models = content.models
+def _stages(models: Models, drawn: Mapping[str, str], config: EvaluationConfig) -> str:
     names = [name for name in MAIN if name in models]
-    rows = [_heading("Reasoning problems", names), *_figure_rows(models, names, _lines(content.votes))]
+    rows = [_heading("Reasoning problems", names), *_figure_rows(models, names, _lines(votes_of(config)))]
     for group in ("family", "language"):
         parts = {name: models[name].get(f"by_{group}") or {} for name in names}
         lines = [Line(part, part) for part in sorted({part for each in parts.values() for part in each})]
         rows += [_heading(f"pass@1 by {group}, %", names), *_figure_rows(parts, names, lines)]
     rows += [_heading("General prompts", names), *_figure_rows(models, names, _GENERAL_LINES)]
     rows += [_heading("For comparison: the paper's Table 3", names), *_quoted(_PAPER_STAGES, MAIN[1:], names)]
-    caption = f"pass@1 with its 95 % interval, and {content.votes}, the majority vote, as a ring."
+    caption = f"pass@1 with its 95 % interval, and {votes_of(config)}, the majority vote, as a ring."
     note = (
         "Best of a row in bold, where more is better; 95 % intervals in small print. A win rate compares "
         "every reply with every reply of Dev3 to the same prompt, a tie counting a half, so that Dev3 "
@@ -230,12 +283,12 @@ def _stages(content: Content) -> str:
         "the one that R1 was trained against."
     )
     table = _table(("", *(tag(name) for name in names)), rows, "stages")
-    return _figure(content.drawn, "stages", caption) + table + f'<p class="note">{note}</p>'
+    return _figure(drawn, "stages", caption) + table + f'<p class="note">{note}</p>'
 
 
-def _distillation(content: Content) -> str:
-    names = [name for name in STUDENTS if name in content.models]
-    rows = _figure_rows(content.models, names, _lines(content.votes))
+def _distillation(models: Models, config: EvaluationConfig) -> str:
+    names = [name for name in STUDENTS if name in models]
+    rows = _figure_rows(models, names, _lines(votes_of(config)))
     heading = _heading("For comparison: the paper's Qwen2.5-32B", names)
     rows += [heading, *_quoted(_PAPER_STUDENTS, STUDENTS[1:], names)]
     note = (

@@ -14,24 +14,27 @@ import polars as pl
 
 from data.language import consistency
 from data.lineage import METRICS, Json, Judge, Policy, Report, Table, read_json, write_json
-from data.store import read_table
+from data.store import read_table, write_table
 from tasks import page
-from tasks.evaluate import EvaluationConfig, curve_of, figure, scores_of, wins
-from tasks.findings import CLAIMS, Finding, find
+from tasks.evaluate import EvaluationConfig, columns, curve_of, figure, scores_of, wins
+from tasks.findings import CLAIMS, Finding, Scores, find
 from tasks.preference import load_judge, seen
 from tasks.stage import Run, Summary, stage
 
 RIVAL = "dev3"
 """Whose replies every model's are compared with: the start of the last RL."""
 
-PUBLISHED = ("zero_curves", "consistency", "stages", "waterfall")
+PUBLISHED = frozenset({"zero_curves", "consistency", "stages", "waterfall", "reflection"})
 """Figures that are also written as files of their own."""
+
+Kinds = Mapping[str, tuple[str, str]]
+"""Problem -> its family and language."""
 
 STARTS = {"zero": "base", "dev2": "dev1", "dev2_without_language_reward": "dev1"}
 """Where the training that a curve follows begins."""
 
 
-@stage(version=1, makes=Report)
+@stage(version=2, makes=Report)
 def report(
     run: Run,
     evaluations: Mapping[str, Report],
@@ -41,22 +44,35 @@ def report(
     judges: Sequence[Judge],
     config: EvaluationConfig,
 ) -> Summary:
-    """Write `models.json`, `findings.json`, `report.html`, and some of its figures under `figures`."""
+    """Write what a run shows, as figures, values and a page.
+
+    `models.json` and `findings.json`; `scores.parquet`, a value a model, measure and problem, and
+    `curves.parquet`, which they are made of; `report.html`, and some of its figures under `figures`.
+    """
     answers = {name: read_table(each.folder / "trajectories.parquet") for name, each in evaluations.items()}
     general = {name: read_table(each.folder / "general.parquet") for name, each in evaluations.items()}
     replies = judged(general, judges, run.device)
-    models = {
-        name: model_figures(read_json(each.folder / "report.json"), replies[name], replies.get(RIVAL), config)
-        for name, each in evaluations.items()
-    }
     scores = {
         name: measures(scores_of(each), answers[name], replies[name], replies.get(RIVAL))
         for name, each in evaluations.items()
     }
+    kinds = {problem: (family, language) for each in answers.values() for problem, family, language in
+             each.select("problem_id", "family", "language").iter_rows()}  # fmt: skip
+    models = {name: model_figures(found, kinds, config) for name, found in scores.items()}
     findings = [find(claim, scores, config) for claim in CLAIMS]
+    histories = {name: history_of(policy) for name, policy in trained.items()}
+    traced = {
+        name: with_ends(
+            read_table(table.folder / "curve.parquet"), models[STARTS[name]], models[name],
+            int(histories[name][-1]["step"]), config,
+        )
+        for name, table in curves.items()
+    }  # fmt: skip
     write_json(run.folder / "models.json", models)
     write_json(run.folder / "findings.json", [finding.as_json() for finding in findings])
-    drawn = draw(models, curves, trained, rows, config)
+    write_table(run.folder / "scores.parquet", scores_frame(scores, kinds))
+    write_table(run.folder / "curves.parquet", curves_frame(traced))
+    drawn = draw(models, traced, histories, rows, config)
     publish(drawn, run.folder / "figures")
     sources = {name: each.key for name, each in evaluations.items()} | {rows.name: rows.key}
     content = page.Content(
@@ -89,32 +105,35 @@ def judged(general: Mapping[str, pl.DataFrame], judges: Sequence[Judge], device:
     return scored
 
 
-def model_figures(
-    measured: Mapping[str, Json], replies: pl.DataFrame, rival: pl.DataFrame | None, config: EvaluationConfig
-) -> dict[str, Json]:
-    """Join the figures of one evaluation with its win rates against the rival, by rubric and reward model."""
-    by_rubric = wins(replies, rival) if rival is not None else []
-    has_judge = rival is not None and rival["judge_score"].is_not_null().any()
-    by_judge = wins(replies, rival, "judge_score") if rival is not None and has_judge else []
-    win_rates = {
-        "helpful_win_rate": figure(by_rubric, config),
-        "helpful_win_rate_by_judge": figure(by_judge, config),
-    }
-    return {**measured, **win_rates}
-
-
 def measures(
     scores: pl.DataFrame, answers: pl.DataFrame, replies: pl.DataFrame, rival: pl.DataFrame | None
 ) -> dict[str, dict[str, float]]:
-    """Collect the values by problem of one model, for paired comparisons."""
-    columns = ("pass@1", "cons", "mean_length", "reflection_per_response", "language_consistency")
-    values = {column: _by_problem(scores, column) for column in columns}
+    """Collect the values by problem of one model, for its figures and for paired comparisons."""
+    by_rule = ("pass@1", "cons", "format", "mean_length", "reflection_per_response", "language_consistency")
+    values = {measure: _by_problem(scores, measure) for measure in by_rule}
     ends = [has_summary(*row) for row in answers.select("answer", "extracted", "language").iter_rows()]
     values["summary"] = _means(answers.with_columns(pl.Series("summary", ends, dtype=pl.Boolean)), "summary")
     values["safe"] = _means(replies.filter(pl.col("verifier") == "harmless"), "safe")
-    won = wins(replies, rival) if rival is not None else []
-    values["helpful_win_rate"] = {str(index): rate for index, rate in enumerate(won)}
+    has_judge = rival is not None and rival["judge_score"].is_not_null().any()
+    values["helpful_win_rate"] = wins(replies, rival) if rival is not None else {}
+    values["helpful_win_rate_by_judge"] = wins(replies, rival, "judge_score") if rival is not None and has_judge else {}
     return values
+
+
+def model_figures(values: Mapping[str, Mapping[str, float]], kinds: Kinds, config: EvaluationConfig) -> dict[str, Json]:
+    """Turn one model's values by problem into its figures, each with its interval."""
+    names = columns(config) | {
+        "harmless_rate": "safe",
+        "helpful_win_rate": "helpful_win_rate",
+        "helpful_win_rate_by_judge": "helpful_win_rate_by_judge",
+    }
+    found: dict[str, Json] = {name: figure(list(values[measure].values()), config) for name, measure in names.items()}
+    for place, part in enumerate(("family", "language")):
+        groups: dict[str, list[float]] = {}
+        for problem, value in values["pass@1"].items():
+            groups.setdefault(kinds[problem][place], []).append(value)
+        found[f"by_{part}"] = {name: figure(groups[name], config) for name in sorted(groups)}
+    return found
 
 
 def has_summary(answer: str | None, extracted: str | None, language: str) -> bool:
@@ -133,28 +152,34 @@ def _means(frame: pl.DataFrame, column: str) -> dict[str, float]:
     return _by_problem(means, column)
 
 
+def scores_frame(scores: Scores, kinds: Kinds) -> pl.DataFrame:
+    """Lay the values by model, measure and problem out as a table, each with its problem's family and language."""
+    rows = [
+        (model, measure, problem, *kinds.get(problem, (None, None)), value)
+        for model, of in scores.items()
+        for measure, values in of.items()
+        for problem, value in values.items()
+    ]
+    names = ("model", "measure", "problem_id", "family", "language")
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String) | {"value": pl.Float64}, orient="row")
+
+
+def curves_frame(traced: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Put several curves into one table, told apart by the column `curve`."""
+    return pl.concat([frame.select(pl.lit(name).alias("curve"), pl.all()) for name, frame in traced.items()])
+
+
 def draw(
     models: Mapping[str, Mapping[str, Json]],
-    curves: Mapping[str, Table],
-    trained: Mapping[str, Policy],
+    traced: Mapping[str, pl.DataFrame],
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
     rows: Table,
     config: EvaluationConfig,
 ) -> dict[str, str]:
     """Draw every figure as SVG."""
     from tasks import figures
 
-    histories = {name: history_of(policy) for name, policy in trained.items()}
-    traced = {
-        name: with_ends(
-            read_table(table.folder / "curve.parquet"),
-            models[STARTS[name]],
-            models[name],
-            int(histories[name][-1]["step"]),
-            config,
-        )
-        for name, table in curves.items()
-    }
-    votes = f"cons@{config.num_generations}"
+    votes = page.votes_of(config)
     return {
         "zero_curves": figures.zero_curves(traced.get("zero"), histories.get("zero", []), votes),
         "consistency": figures.consistency(traced),
@@ -181,7 +206,7 @@ def history_of(policy: Policy) -> list[dict[str, float]]:
 def publish(drawn: Mapping[str, str], folder: Path) -> None:
     """Write the figures that stand alone."""
     folder.mkdir()
-    for name in PUBLISHED:
+    for name in PUBLISHED & drawn.keys():
         (folder / f"{name}.svg").write_text(drawn[name], encoding="utf-8")
 
 

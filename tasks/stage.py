@@ -89,6 +89,7 @@ class Session:
     isolation: Literal["rlimit", "namespace"] = "rlimit"
     display: Display | None = None
     tracker: Tracker | None = None
+    variant: str = ""
     steps: list[Step] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
 
@@ -104,6 +105,17 @@ def session(opened: Session) -> Iterator[Session]:
         yield opened
     finally:
         _session.reset(token)
+
+
+@contextmanager
+def variant(suffix: str) -> Iterator[None]:
+    """Let the names of the stages called in this block end in a suffix, so that a recipe can run them twice."""
+    now = _session.get()
+    before, now.variant = now.variant, now.variant + suffix
+    try:
+        yield
+    finally:
+        now.variant = before
 
 
 @dataclass(slots=True)
@@ -178,7 +190,7 @@ def _plan(makes: type[Artifact], name: str, kind: str, version: int, given: Mapp
     parents = {key: _artifacts(value) for key, value in given.items() if _artifacts(value)}
     config = {key: canonical(value) for key, value in given.items() if key not in parents}
     heritage = {key: _heritage(given[key]) for key in parents}
-    artifact = makes(name, kind, fingerprint(kind, version, config, heritage), now.runs)
+    artifact = makes(name + now.variant, kind, fingerprint(kind, version, config, heritage), now.runs)
     step = Step(artifact, version, config, parents, cached=artifact.done, index=len(now.steps))
     now.steps.append(step)
     return step

@@ -75,6 +75,18 @@ def test_every_stage_stands_on_the_papers_parents(tmp_path: Path) -> None:
     }
 
 
+def test_several_seeds_are_runs_of_their_own_and_an_average(tmp_path: Path) -> None:
+    both, second = planned(tmp_path, "tiny", "num_seeds=2"), planned(tmp_path, "tiny", "seed=1")
+    shared = R1[: R1.index("zero")]
+    assert list(both) == [*R1, *(f"{name}_seed1" for name in R1[len(shared) :]), "average"]
+    assert {name: step.artifact.key for name, step in planned(tmp_path).items()} == {
+        name: both[name].artifact.key for name in R1
+    }
+    for name in R1[len(shared) :]:
+        assert both[f"{name}_seed1"].artifact.key == second[name].artifact.key
+    assert both["average"].parents == {"reports": [both["report"].artifact, both["report_seed1"].artifact]}
+
+
 AFTER_ALIGNMENT = {"r1", "r1_evaluation", "report"}
 EVALUATIONS = {name for name in R1 if name.endswith(("_evaluation", "_curve"))} | {"report"}
 

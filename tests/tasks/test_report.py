@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from model import checkpoint
 from model.config import ModelConfig
 from model.tokenizer import Tokenizer
 from model.transformer import RewardModel
+from tasks.average import average
 from tasks.evaluate import EvaluationConfig, by_problem, columns, curve_of
 from tasks.evaluate import figures as figures_of
 from tasks.findings import CLAIMS, Sense, find, verdict
@@ -409,8 +411,9 @@ def test_equal_runs_give_equal_bytes(finished: Path, tmp_path: Path) -> None:
     again = made(tmp_path, BEHAVIOURS, judges=(judge(tmp_path),))[0]
     files = sorted(path.relative_to(finished) for path in finished.rglob("*") if path.is_file())
     assert [file.as_posix() for file in files] == [
-        "figures/consistency.svg", "figures/stages.svg", "figures/waterfall.svg", "figures/zero_curves.svg",
-        "findings.json", "models.json", "report.html",
+        "curves.parquet", "figures/consistency.svg", "figures/reflection.svg", "figures/stages.svg",
+        "figures/waterfall.svg", "figures/zero_curves.svg", "findings.json", "models.json", "report.html",
+        "scores.parquet",
     ]  # fmt: skip
     for file in files:
         assert (again / file).read_bytes() == (finished / file).read_bytes(), file
@@ -432,6 +435,45 @@ def test_a_curve_begins_and_ends_with_the_policies_that_training_began_and_ended
     whole = with_ends(curve_of([(10, at(0.5))], CONFIG), at(0.2), at(0.75), 20, CONFIG)
     assert whole.select("step", "pass@1/low").rows() == [(0.0, 0.2), (10.0, 0.5), (20.0, 0.75)]
     assert with_ends(whole.clear(), at(None), at(0.75), 20, CONFIG)["pass@1/value"].to_list() == [None, 0.75]
+
+
+def averaged(runs: Path, folders: Sequence[Path]) -> Path:
+    """Run the body of `average` on reports that were made before."""
+    reports = [
+        Report(f"report_seed{number}", *folder.name.split("-"), folder.parent) for number, folder in enumerate(folders)
+    ]
+    made = Report("average", "average", "average", runs)
+    made.folder.mkdir(parents=True)
+    average.__wrapped__(Run(Step(made, 1, {}, {}, cached=False), Session(runs, "run")), reports, CONFIG)  # type: ignore[attr-defined]
+    return made.folder
+
+
+def test_an_average_over_seeds_is_that_of_each_problem(finished: Path, tmp_path: Path) -> None:
+    other = dict(BEHAVIOURS) | {
+        "zero": replace(BEHAVIOURS["zero"], right=1),
+        "r1": replace(BEHAVIOURS["r1"], scores=(0.1, 0.1)),
+    }
+    second = made(tmp_path / "second", other)[0]
+    folder = averaged(tmp_path, [finished, second])
+    models, one = (json.loads((each / "models.json").read_text()) for each in (folder, finished))
+    assert models["zero"]["pass@1"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert models["zero"]["by_family"]["order"]["value"] == 0.5
+    assert models["zero"]["cons@4"]["value"] == 0.5
+    assert models["r1"]["helpful_win_rate"]["value"] == 0.375
+    assert models["dev1"] == one["dev1"] | {"helpful_win_rate_by_judge": one["dev1"]["helpful_win_rate_by_judge"]}
+    assert verdicts(folder)["The last RL lifts preference: win rate of R1 against Dev3"] == "does not show"
+    curve = pl.read_parquet(folder / "curves.parquet").filter(pl.col("curve") == "zero")
+    assert curve.select("step", "pass@1/value").rows() == [(0, 0.25), (1, 0.5), (2, 0.5)]
+    page = Tags((folder / "report.html").read_text(encoding="utf-8"))
+    assert not page.open
+    assert "Trained with 2 seeds" in page.text
+    assert "75.0 25.0" in page.text
+
+
+def test_an_average_of_equal_reports_is_the_report(finished: Path, tmp_path: Path) -> None:
+    folder = averaged(tmp_path, [finished, finished])
+    for name in ("models.json", "findings.json"):
+        assert json.loads((folder / name).read_text()) == json.loads((finished / name).read_text())
 
 
 def test_prompts_to_show_are_of_different_families_and_languages() -> None:
