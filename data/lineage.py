@@ -29,6 +29,9 @@ RECORD = "record.json"
 METRICS = "metrics.jsonl"
 """One JSON object a step of training, in the folder of the artifact."""
 
+TIMES = "times.jsonl"
+"""The same for how long things took, which no two runs share."""
+
 
 class Settings(BaseModel):
     """Base of every configuration: frozen, and an unknown key is an error."""
@@ -118,10 +121,10 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def file_digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file under a folder by relative path, the record itself left out."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / RECORD)
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+def file_digests(folder: Path, without: str) -> dict[str, str]:
+    """Return the SHA-256 of every file under a folder by relative path, the record and one folder left out."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix(): sha256_of(folder / path) for path in files if path.parts[0] not in (RECORD, without)}
 
 
 def check(artifact: Artifact) -> None:

@@ -38,6 +38,9 @@ def run(
     changes: Changes = [],  # noqa: B006
     runs: Runs = Path("runs"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; the best there is when left out.")] = "",
+    save_every: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Time between the states that a stopped stage goes on from.")
+    ] = 30.0,
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
 ) -> None:
     """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
@@ -46,7 +49,7 @@ def run(
     from flows.run import run as make
 
     loaded = recipes.load(recipe, changes)
-    print(make(loaded, runs, device or default_device(), plain))
+    print(make(loaded, runs, device or default_device(), plain, save_every))
 
 
 @app.command()

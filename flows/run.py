@@ -27,7 +27,7 @@ def plan(recipe: Recipe, runs: Path) -> list[Step]:
     return planned.steps
 
 
-def run(recipe: Recipe, runs: Path, device: str, plain: bool = False) -> Path:
+def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every_s: float = 30.0) -> Path:
     """Make what is not there yet; returns the path of `report.json`.
 
     `plain` calls the stages as plain functions: for a machine without Prefect and MLflow, whose history
@@ -41,26 +41,25 @@ def run(recipe: Recipe, runs: Path, device: str, plain: bool = False) -> Path:
             check(step.artifact)
             watch.end(step)
     else:
-        steps = (_make_plainly if plain else _make)(recipe, runs, device, watch)
+        runs.mkdir(parents=True, exist_ok=True)
+        opened = Session(runs, "plain" if plain else "run", device, display=watch, save_every_s=save_every_s)
+        (_make_plainly if plain else _make)(recipe, opened)
+        steps = opened.steps
     return _conclude(recipe, runs, steps, time.monotonic() - begun)
 
 
-def _make_plainly(recipe: Recipe, runs: Path, device: str, watch: Watch) -> list[Step]:
-    runs.mkdir(parents=True, exist_ok=True)
-    with session(Session(runs, "plain", device, display=watch)) as opened:
+def _make_plainly(recipe: Recipe, opened: Session) -> None:
+    with session(opened):
         FLOWS[recipe.flow](recipe)
-    return opened.steps
 
 
-def _make(recipe: Recipe, runs: Path, device: str, watch: Watch) -> list[Step]:
-    runs.mkdir(parents=True, exist_ok=True)
-    with prefect_server(runs):
+def _make(recipe: Recipe, opened: Session) -> None:
+    with prefect_server(opened.runs):
         from prefect import flow
 
         from tasks.tracking import MlflowTracker
 
-        tracker = MlflowTracker(runs, recipe.name)
-        opened = Session(runs, "run", device, display=watch, tracker=tracker)
+        tracker = opened.tracker = MlflowTracker(opened.runs, recipe.name)
 
         @flow(name=recipe.flow, flow_run_name=f"{recipe.flow} {recipe.name}", validate_parameters=False)
         def pipeline(settings: dict[str, Json]) -> None:
@@ -73,7 +72,6 @@ def _make(recipe: Recipe, runs: Path, device: str, watch: Watch) -> list[Step]:
             tracker.close("FAILED")
             raise
         tracker.close()
-    return opened.steps
 
 
 def _conclude(recipe: Recipe, runs: Path, steps: Sequence[Step], wall_s: float) -> Path:

@@ -100,10 +100,11 @@ def measure(
     generations: int,
     config: EvaluationConfig,
     run: Run,
+    name: str,
     offset: int,
     total: int,
 ) -> pl.DataFrame:
-    """Sample and judge every problem; the sampling seeds are the same for every policy."""
+    """Sample and judge every problem; the sampling seeds are the same for every policy. Shards bear the name."""
     sampling = Sampling(
         template=template,
         num_generations=generations,
@@ -113,7 +114,7 @@ def measure(
         seed=config.seed,
     )
     frames = [as_frame([])]
-    for done, frame in in_shards(speaker, problems, sampling, "evaluate", run.session.isolation, SHARD):
+    for done, frame in in_shards(run, name, speaker, problems, sampling, "evaluate", SHARD):
         run.progress(offset + done, total)
         frames.append(frame)
     return pl.concat(frames)
@@ -125,8 +126,10 @@ def evaluate(run: Run, policy: Policy, problems: Table, template: Template, conf
     speaker = load(policy, run.device)
     reasoning, general = by_rule(problems_of(problems))
     total = len(reasoning) + len(general)
-    frame = measure(speaker, reasoning, template, config.num_generations, config, run, 0, total)
-    answers = measure(speaker, general, template, config.general_generations, config, run, len(reasoning), total)
+    frame = measure(speaker, reasoning, template, config.num_generations, config, run, "problems", 0, total)
+    answers = measure(
+        speaker, general, template, config.general_generations, config, run, "general", len(reasoning), total
+    )
     replies = labelled(answers)
     scores = by_problem(frame)
     write_table(run.folder / "trajectories.parquet", frame)
@@ -188,7 +191,7 @@ def trace_curve(run: Run, policy: Policy, problems: Table, template: Template, c
     reports: list[tuple[int, dict[str, Json]]] = []
     for index, (step, folder) in enumerate(folders):
         frame = measure(speaker_in(folder, run.device), reasoning, template, config.num_generations, config, run,
-                        index * len(reasoning), len(folders) * len(reasoning))  # fmt: skip
+                        f"step-{step:08d}", index * len(reasoning), len(folders) * len(reasoning))  # fmt: skip
         report = figures(by_problem(frame), labelled(as_frame([])), config)
         run.log(step, folders[-1][0], {name: report[name]["value"] for name in columns(config) if report[name]})
         reports.append((step, report))

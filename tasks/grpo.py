@@ -22,7 +22,8 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Self
 
 import polars as pl
@@ -43,8 +44,19 @@ from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
+from tasks.resume import State, packed, shards, unpack, write_shard
 from tasks.rewards import RewardWeights
-from tasks.rollout import Prefer, Sampling, Speaker, as_frame, load, mean_parts, rollout
+from tasks.rollout import (
+    Prefer,
+    Sampling,
+    Speaker,
+    as_frame,
+    load,
+    mean_parts,
+    rollout,
+    trajectories_in,
+    with_tokens,
+)
 from tasks.stage import Metrics, Run, Summary, stage
 
 
@@ -156,13 +168,17 @@ class Deck:
 
 @dataclass(slots=True)
 class Classroom:
-    """Where questions come from and what judges answers beside the rules; `rounds` counts samplings."""
+    """Where questions come from and what judges answers beside the rules.
+
+    `rounds` counts samplings, and `rollout` is the one that updates are being taken on.
+    """
 
     reasoning: Deck
     general: Deck
     prefer: Prefer | None = None
     isolation: Isolation = "rlimit"
     rounds: int = 0
+    rollout: list[Trajectory] = field(default_factory=list)
 
     def ask(self, config: GRPOConfig, first: int) -> list[Problem]:
         """Choose the questions of the rollout that begins at step `first`."""
@@ -173,33 +189,56 @@ class Classroom:
         return self.reasoning.deal(config.prompts_per_step * steps - of_general) + self.general.deal(of_general)
 
 
-def train(
-    learner: Learner,
+def classroom(
+    config: GRPOConfig,
     reasoning: Sequence[Problem],
     general: Sequence[Problem],
     prefer: Prefer | None,
     isolation: Isolation = "rlimit",
-) -> Iterator[tuple[int, Metrics, list[Trajectory]]]:
-    """Yield (step, metrics, trajectories of the rollout on its first step, else none) after every update."""
-    config = learner.config
+) -> Classroom:
+    """Shuffle problems into decks by the configuration's seed."""
     decks = Deck(reasoning, (config.seed, "reasoning")), Deck(general, (config.seed, "general"))
-    room = Classroom(*decks, prefer, isolation)
-    for first in range(0, config.max_steps, config.steps_per_generation):
+    return Classroom(*decks, prefer, isolation)
+
+
+def train(learner: Learner, room: Classroom, taken: int = 0) -> Iterator[tuple[int, Metrics, list[Trajectory]]]:
+    """Go on after `taken` steps; yields (step, metrics, trajectories of a rollout on its first step, else none)."""
+    config = learner.config
+    for done in range(taken, config.max_steps):
         begun = time.monotonic()
-        if learner.reference is not None and first and first % config.ref_model_sync_steps == 0:
-            learner.reference.load_state_dict(learner.speaker.model.state_dict())
-        groups, asked = _rollout(learner, room, first)
-        flat = _with_advantages(groups, config)
-        sampled = time.monotonic()
-        observed = rollout_metrics(flat, groups, asked) | {"sampling_time": sampled - begun}
-        for offset, minibatch in enumerate(minibatches(flat, config, first)):
-            step = first + offset + 1
-            metrics = update(learner, minibatch, step)
-            if offset == 0:
-                metrics |= observed
-            if offset + 1 == config.steps_served(first):
-                metrics["step_time"] = (time.monotonic() - begun) / config.steps_served(first)
-            yield step, metrics, flat if offset == 0 else []
+        first = done - done % config.steps_per_generation
+        observed: dict[str, float] = {}
+        if done == first:
+            if learner.reference is not None and first and first % config.ref_model_sync_steps == 0:
+                learner.reference.load_state_dict(learner.speaker.model.state_dict())
+            groups, asked = _rollout(learner, room, first)
+            room.rollout = _with_advantages(groups, config)
+            observed = rollout_metrics(room.rollout, groups, asked) | {"sampling_time": time.monotonic() - begun}
+        minibatch = minibatches(room.rollout, config, first)[done - first]
+        metrics = update(learner, minibatch, done + 1) | observed | {"step_time": time.monotonic() - begun}
+        yield done + 1, metrics, room.rollout if done == first else []
+
+
+def state_of(learner: Learner, room: Classroom, step: int) -> State:
+    """All that is needed to go on after a step: the rollout only where updates are left to be taken on it."""
+    unused = step % learner.config.steps_per_generation
+    return State(
+        step,
+        packed(learner.speaker.model, learner.optimizer, learner.reference),
+        {"reasoning": room.reasoning.dealt, "general": room.general.dealt, "rounds": room.rounds},
+        {"rollout": with_tokens(room.rollout)} if unused else {},
+    )
+
+
+def resume(learner: Learner, room: Classroom, state: State | None) -> int:
+    """Go on from a state; returns the steps that were taken before it."""
+    if state is None:
+        return 0
+    unpack(state.tensors, learner.speaker.model, learner.optimizer, learner.reference)
+    room.reasoning.dealt, room.general.dealt = state.values["reasoning"], state.values["general"]
+    room.rounds = state.values["rounds"]
+    room.rollout = trajectories_in(state.tables["rollout"]) if "rollout" in state.tables else []
+    return state.step
 
 
 def _rollout(learner: Learner, room: Classroom, first: int) -> tuple[list[list[Trajectory]], int]:
@@ -391,15 +430,14 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     _check_supply(problems.key, len(reasoning), len(general), config)
     prefer = preferences(judges, run.device) if judges else None
     apprentice = learner(speaker, config, run.device)
-    kept: list[pl.DataFrame] = []
-    last: dict[str, float] = {}
-    for step, metrics, trajectories in train(apprentice, reasoning, general, prefer, run.session.isolation):
+    room = classroom(config, reasoning, general, prefer, run.session.isolation)
+    for step, metrics, trajectories in train(apprentice, room, resume(apprentice, room, run.state)):
         run.log(step, config.max_steps, metrics)
-        last |= metrics
         if trajectories:
-            kept.append(as_frame(trajectories))
+            write_shard(run.folder, f"rollout-{step:08d}", as_frame(trajectories))
         if step % config.save_steps == 0 and step < config.max_steps:
             checkpoint.save(run.folder / "checkpoints" / f"step-{step:06d}", speaker.model, speaker.tokenizer)
+        run.save(step, partial(state_of, apprentice, room, step))
     checkpoint.save(run.folder / "policy", speaker.model, speaker.tokenizer)
-    write_table(run.folder / "trajectories.parquet", pl.concat(kept))
-    return {"steps": config.max_steps, **last}
+    write_table(run.folder / "trajectories.parquet", pl.concat(shards(run.folder, "rollout-")))
+    return {"steps": config.max_steps, **run.latest}

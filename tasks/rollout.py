@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import Field
 from data.language import consistency, reflection_count
 from data.lineage import Policy, Settings, Table, seed_of
 from data.prompts import Template, parse, render
-from data.records import Completion, Problem, Trajectory, Verdict
+from data.records import Completion, Problem, Reward, Trajectory, Verdict
 from data.sandbox import Isolation
 from data.store import read_table, write_table
 from data.verifiers import verify_all
@@ -189,6 +190,40 @@ def as_frame(trajectories: Sequence[Trajectory]) -> pl.DataFrame:
     return pl.DataFrame([_row(each) for each in trajectories], schema=SCHEMA)
 
 
+def with_tokens(trajectories: Sequence[Trajectory]) -> pl.DataFrame:
+    """Lay trajectories out with the tokens and log-probabilities that training needs: `trajectories_in` reads them."""
+    return as_frame(trajectories).with_columns(
+        pl.Series("ids", [each.completion.ids for each in trajectories], pl.List(pl.Int32)),
+        pl.Series("logprobs", [each.completion.logprobs for each in trajectories], pl.List(pl.Float64)),
+    )
+
+
+def trajectories_in(frame: pl.DataFrame) -> list[Trajectory]:
+    """Read trajectories back from a table with tokens."""
+    return [_read(row) for row in frame.iter_rows(named=True)]
+
+
+def _read(row: Mapping[str, Any]) -> Trajectory:
+    problem = Problem(row["problem_id"], **{name: row[name] for name in PROBLEM})
+    completion = Completion(tuple(row["ids"]), tuple(row["logprobs"]), row["completion"], row["finish"])
+    judged = Verdict(row["verdict"], row["extracted"], row["reason_detail"]) if row["verdict"] else None
+    parts = {part: row[f"reward_{part}"] for part in PARTS if row[f"reward_{part}"] is not None}
+    return Trajectory(
+        id=row["id"],
+        problem=problem,
+        completion=completion,
+        thinking=row["thinking"],
+        answer=row["answer"],
+        verdict=judged,
+        reward=Reward(row["reward"], parts),
+        consistency=row["consistency"],
+        reflections=row["reflections"],
+        step=row["step"],
+        advantage=row["advantage"],
+    )
+
+
+PROBLEM = ("key", "family", "language", "prompt", "solution", "verifier")
 PARTS = ("accuracy", "format", "language", "preference")
 
 SCHEMA: dict[str, Any] = {
@@ -263,7 +298,7 @@ def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) 
         raise ValueError(f"{problems.key} holds no {'general prompts' if config.general else 'reasoning problems'}")
     speaker = load(policy, run.device)
     shards = []
-    for done, shard in in_shards(speaker, asked, config.sampling, "generate", run.session.isolation, SHARD):
+    for done, shard in in_shards(run, "answers", speaker, asked, config.sampling, "generate", SHARD):
         run.progress(done, len(asked))
         shards.append(shard)
     frame = pl.concat(shards)
@@ -282,14 +317,22 @@ SHARD = 128
 
 
 def in_shards(
-    speaker: Speaker, problems: Sequence[Problem], sampling: Sampling, stream: str, isolation: Isolation, size: int
+    run: Run, name: str, speaker: Speaker, problems: Sequence[Problem], sampling: Sampling, stream: str, size: int
 ) -> Iterator[tuple[int, pl.DataFrame]]:
-    """Draw and judge `size` problems at a time; yields how many are done and the shard's trajectories as a table."""
+    """Draw and judge `size` problems at a time; yields how many are done and the shard's trajectories as a table.
+
+    A shard is kept under the name, so that another attempt of the stage takes it.
+    """
     weights = RewardWeights(language_weight=1.0)
-    for begin in range(0, len(problems), size):
+
+    def answers(begin: int) -> pl.DataFrame:
         part = problems[begin : begin + size]
-        groups = rollout(speaker, part, sampling, weights, stream=(stream,), isolation=isolation)
-        yield begin + len(part), as_frame([each for group in groups for each in group])
+        groups = rollout(speaker, part, sampling, weights, stream=(stream,), isolation=run.session.isolation)
+        return as_frame([each for group in groups for each in group])
+
+    for begin in range(0, len(problems), size):
+        frame = run.shard(f"{name}-{begin:08d}", partial(answers, begin))
+        yield min(begin + size, len(problems)), frame
 
 
 def trajectories_of(table: Table) -> pl.DataFrame:

@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from model.transformer import Transformer
 from tasks.batch import Batch, padded_batches
 from tasks.collect import rows_of
 from tasks.crawl import CrawlConfig, crawl
+from tasks.resume import State, packed, unpack
 from tasks.rollout import Speaker, load
 from tasks.stage import Metrics, Run, Summary, stage
 
@@ -157,6 +159,17 @@ class Student:
     config: Balance
     device: str
 
+    def state(self, step: int) -> State:
+        """All that is needed to go on after a step."""
+        return State(step, packed(self.speaker.model, self.optimizer))
+
+    def resume(self, state: State | None) -> int:
+        """Go on from a state; returns the steps that were taken before it."""
+        if state is None:
+            return 0
+        unpack(state.tensors, self.speaker.model, self.optimizer)
+        return state.step
+
     def step(self, batches: Sequence[Batch], rate: float) -> dict[str, float]:
         """Take one optimiser step on micro-batches; returns the losses, MaxVio and the gradient norm."""
         model = self.speaker.model
@@ -193,8 +206,10 @@ def beginner(config: PretrainConfig, device: str) -> Student:
     return Student(Speaker(model, tokenizer), optimizer, config, device)
 
 
-def read(student: Student, windows: np.ndarray, config: PretrainConfig) -> Iterator[tuple[int, int, Metrics]]:
-    """Pretrain on windows (N, T) of token ids; yields (step, of, metrics).
+def read(
+    student: Student, windows: np.ndarray, config: PretrainConfig, taken: int = 0
+) -> Iterator[tuple[int, int, Metrics]]:
+    """Pretrain on windows (N, T) of token ids after `taken` steps; yields (step, of, metrics).
 
     An epoch's last windows, too few for a step, are left out. Raises ValueError when there is no whole step.
     """
@@ -206,10 +221,9 @@ def read(student: Student, windows: np.ndarray, config: PretrainConfig) -> Itera
         )
     total = per_epoch * config.epochs
     total = min(total, config.max_steps) if config.max_steps else total
-    order = np.empty(0, dtype=np.int64)
-    for step in range(total):
+    for step in range(taken, total):
         epoch, place = divmod(step, per_epoch)
-        if place == 0:
+        if place == 0 or step == taken:
             order = np.random.default_rng(seed_of(config.seed, "epoch", epoch)).permutation(len(windows))
         chosen = windows[order[place * config.batch_size : (place + 1) * config.batch_size]]
         rate = schedule(
@@ -229,8 +243,13 @@ def _window_batches(windows: np.ndarray, device: str) -> list[Batch]:
     return batches
 
 
-def study(student: Student, rows: Sequence[Row], config: SFTConfig) -> Iterator[tuple[int, int, Metrics]]:
-    """Fine-tune on rows; yields (step, of, metrics). Raises ValueError for a row longer than `max_length`."""
+def study(
+    student: Student, rows: Sequence[Row], config: SFTConfig, taken: int = 0
+) -> Iterator[tuple[int, int, Metrics]]:
+    """Fine-tune on rows after `taken` steps; yields (step, of, metrics).
+
+    Raises ValueError for a row longer than `max_length`.
+    """
     tokenizer = student.speaker.tokenizer
     prompts = tokenizer.encode_batch([row.prompt for row in rows])
     answers = tokenizer.encode_batch([row.completion for row in rows])
@@ -241,9 +260,9 @@ def study(student: Student, rows: Sequence[Row], config: SFTConfig) -> Iterator[
     per_epoch = math.ceil(len(rows) / config.batch_size)
     total = per_epoch * config.num_train_epochs
     last = config.learning_rate * config.final_rate_fraction
-    for step in range(total):
+    for step in range(taken, total):
         epoch, place = divmod(step, per_epoch)
-        if place == 0:
+        if place == 0 or step == taken:
             order = list(range(len(rows)))
             random.Random(seed_of(config.seed, "epoch", epoch)).shuffle(order)
         chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
@@ -265,12 +284,12 @@ def pretrain(run: Run, config: PretrainConfig) -> Summary:
     student = beginner(config, run.device)
     model, tokenizer = student.speaker.model, student.speaker.tokenizer
     windows = crawl(tokenizer, config)
-    metrics: Metrics = {}
-    for step, total, metrics in read(student, windows, config):
+    for step, total, metrics in read(student, windows, config, student.resume(run.state)):
         run.log(step, total, metrics)
+        run.save(step, partial(student.state, step))
     checkpoint.save(run.folder / "policy", model, tokenizer, dtype=torch.float16)
     return {"parameters": sum(p.numel() for p in model.parameters()), "tokens": int(windows.size) * config.epochs,
-            "crawl_digest": hashlib.sha256(windows.tobytes()).hexdigest(), **metrics}  # fmt: skip
+            "crawl_digest": hashlib.sha256(windows.tobytes()).hexdigest(), **run.latest}  # fmt: skip
 
 
 @stage(version=2, makes=Policy)
@@ -280,8 +299,8 @@ def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summar
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     student = Student(speaker, optimizer, config, run.device)
     lessons = rows_of(rows)
-    metrics: Metrics = {}
-    for step, total, metrics in study(student, lessons, config):
+    for step, total, metrics in study(student, lessons, config, student.resume(run.state)):
         run.log(step, total, metrics)
+        run.save(step, partial(student.state, step))
     checkpoint.save(run.folder / "policy", speaker.model, speaker.tokenizer)
-    return {"rows": len(lessons), **metrics}
+    return {"rows": len(lessons), **run.latest}

@@ -8,6 +8,9 @@
 Calling a stage needs a session. In a planning session nothing runs: the call returns the handle of what
 would be made. In a running session the folder is filled under a lock beside it, then the record is
 written; a folder that has a record is taken as it is. A plain session does the same without Prefect.
+
+A stage that was stopped leaves its folder without a record. The next attempt goes on from `run.state`, which
+it saved by `run.save`, and from the shards that it had finished; what it logged after that state is forgotten.
 """
 
 from __future__ import annotations
@@ -27,7 +30,22 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
-from data.lineage import METRICS, RECORD, Artifact, Json, canonical, check, file_digests, fingerprint, write_json
+import polars as pl
+
+from data.lineage import (
+    METRICS,
+    RECORD,
+    TIMES,
+    Artifact,
+    Json,
+    canonical,
+    check,
+    file_digests,
+    fingerprint,
+    write_json,
+)
+from tasks import resume
+from tasks.resume import State
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
@@ -90,6 +108,7 @@ class Session:
     display: Display | None = None
     tracker: Tracker | None = None
     variant: str = ""
+    save_every_s: float = 30.0
     steps: list[Step] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
 
@@ -125,6 +144,10 @@ class Run:
     step: Step
     session: Session
     run_id: str = ""
+    state: State | None = None
+    latest: dict[str, float] = field(default_factory=dict)
+    _saved_at: float = field(default_factory=time.monotonic)
+    _cost_s: float = 0.0
 
     @property
     def folder(self) -> Path:
@@ -142,12 +165,42 @@ class Run:
         return self.step.artifact.name
 
     def log(self, done: int, total: int, metrics: Metrics) -> None:
-        """Record the metrics of one step out of `total`, in `metrics.jsonl` and MLflow, and show how far it is."""
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": done, **metrics}) + "\n")
+        """Record the metrics of one step out of `total`, in files and in MLflow, and show how far it is.
+
+        Times, whose names end in `_time`, go into `times.jsonl`, the others into `metrics.jsonl`, which is
+        equal for equal runs. `latest` holds the last value of each.
+        """
+        times = {name: value for name, value in metrics.items() if name.endswith("_time")}
+        others = {name: value for name, value in metrics.items() if name not in times}
+        for name, values in ((METRICS, others), (TIMES, times)):
+            if values:
+                with (self.folder / name).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": done, **values}) + "\n")
+        self.latest |= metrics
         if self.session.tracker:
             self.session.tracker.log(self.run_id, metrics, done)
         self.progress(done, total, metrics)
+
+    def save(self, step: int, state: Callable[[], State]) -> None:
+        """Save the state after a step, when it is time to: another attempt will go on from there.
+
+        It is time when `save_every_s` of the session have passed, and so much that saving takes no more than a
+        fortieth of the time.
+        """
+        begun = time.monotonic()
+        if begun - self._saved_at < max(self.session.save_every_s, 40 * self._cost_s):
+            return
+        resume.save(self.folder, state())
+        self._saved_at = time.monotonic()
+        self._cost_s = self._saved_at - begun
+
+    def shard(self, name: str, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        """Take a part of a table that an earlier attempt finished, or make and keep it."""
+        found = resume.read_shard(self.folder, name)
+        if found is None:
+            found = make()
+            resume.write_shard(self.folder, name, found)
+        return found
 
     def progress(self, done: int, total: int, metrics: Metrics | None = None) -> None:
         """Show how far the stage is, and record nothing."""
@@ -261,20 +314,49 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
 
 def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, begun: float) -> None:
     folder = step.artifact.folder
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    state, latest = _recover(folder)
     run_id = now.tracker.begin(step) if now.tracker else ""
     try:
-        summary = body(Run(step, now, run_id), **given)
+        summary = body(Run(step, now, run_id, state, latest), **given)
         record = _record(step, summary, time.monotonic() - begun, now)
         if now.tracker:
             record |= now.tracker.end(run_id, step, record)
         write_json(folder / RECORD, record)
+        shutil.rmtree(folder / resume.RESUME, ignore_errors=True)
     except BaseException as error:
         if now.tracker:
             now.tracker.fail(run_id, killed=not isinstance(error, Exception))
         raise
+
+
+def _recover(folder: Path) -> tuple[State | None, dict[str, float]]:
+    """Make a folder ready to be filled: what an earlier attempt left is cut back to its last state.
+
+    Returns that state and the last value of each metric up to it.
+    """
+    state = resume.latest(folder)
+    kept = {resume.RESUME, METRICS, TIMES, "checkpoints"} if (folder / resume.RESUME).is_dir() else set()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for path in folder.iterdir() if path.name not in kept]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    latest: dict[str, float] = {}
+    for name in (METRICS, TIMES):
+        for line in cut_back(folder / name, state.step if state else 0):
+            latest |= line
+    latest.pop("step", None)
+    return state, latest
+
+
+def cut_back(path: Path, step: int) -> list[dict[str, float]]:
+    """Cut a file of metrics back to a step, and return its lines; a last line that was not finished goes too."""
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text("".join(kept), encoding="utf-8")
+    beside.replace(path)
+    return [json.loads(line) for line in kept]
 
 
 def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[str, Json]:
@@ -292,7 +374,7 @@ def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[s
             for parent in parents
         ],
         "summary": summary,
-        "files": file_digests(artifact.folder),
+        "files": file_digests(artifact.folder, without=resume.RESUME),
         "wall_s": round(wall_s, 3),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "made_on": {"device": now.device, "python": platform.python_version(), "isolation": now.isolation},

@@ -27,7 +27,8 @@ from mlflow.entities import (
     Param,
 )
 
-from data.lineage import Artifact, Json, Judge, Policy, Table
+from data.lineage import METRICS, TIMES, Artifact, Json, Judge, Policy, Table
+from tasks.resume import RESUME
 from tasks.stage import Metrics, Step
 
 FLUSH_EVERY_S = 5.0
@@ -53,20 +54,37 @@ class MlflowTracker:
         self.experiment_id = self._experiment(recipe, runs)
         self.pipeline = self._pipeline_run(recipe)
         self._pending: dict[str, list[Metric]] = {}
+        self._known: dict[str, dict[str, int]] = {}
         self._flushed = time.monotonic()
 
     def begin(self, step: Step) -> str:
-        """Open the run of a stage with its params and inputs; a leftover run of an earlier try is marked KILLED."""
+        """Open the run of a stage with its params and inputs, or the one of an attempt that this one goes on from.
+
+        The leftover run of an attempt that nothing was left of is marked KILLED. Metrics that the files have
+        and the run has not are added.
+        """
         artifact = step.artifact
-        self._bury(artifact)
+        left = self._leftover(artifact)
+        if left is not None and (artifact.folder / RESUME).is_dir():
+            run_id = str(left.info.run_id)
+            attempts = int(left.data.tags.get("attempts", 1)) + 1
+            self.client.set_tag(run_id, "attempts", str(attempts))
+            self.client.set_tag(run_id, "mlflow.parentRunId", self.pipeline)
+            self.client.update_run(run_id, "RUNNING")
+            self._known[run_id] = {}
+            self._catch_up(run_id, artifact)
+            return run_id
+        if left is not None:
+            self.client.set_terminated(left.info.run_id, "KILLED")
         tags = {
             "mlflow.parentRunId": self.pipeline,
             "mlflow.runName": f"{artifact.name} ({artifact.stage})",
             "artifact": artifact.key,
             "stage": artifact.stage,
             "fingerprint": artifact.fingerprint,
+            "attempts": "1",
         }
-        run_id: str = self.client.create_run(self.experiment_id, tags=tags).info.run_id
+        run_id = str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         params = [Param(key, text[:PARAM_CHARACTERS]) for key, text in flatten(step.config).items()]
         for begin in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[begin : begin + 100])
@@ -74,10 +92,13 @@ class MlflowTracker:
         return run_id
 
     def log(self, run_id: str, metrics: Metrics, at: int) -> None:
-        """Queue the metrics of one step; they are written every few seconds."""
+        """Queue the metrics of one step; they are written every few seconds, and none twice."""
         now = int(time.time() * 1000)
         queue = self._pending.setdefault(run_id, [])
-        queue += [Metric(metric_name(key), float(value), now, at) for key, value in metrics.items()]
+        for key, value in metrics.items():
+            name = metric_name(key)
+            if at > self._last_step(run_id, name):
+                queue.append(Metric(name, float(value), now, at))
         if time.monotonic() - self._flushed > FLUSH_EVERY_S:
             self._flush(run_id)
 
@@ -113,10 +134,28 @@ class MlflowTracker:
         tags = {"mlflow.runName": f"r1 {recipe} {time.strftime('%Y-%m-%d %H:%M:%S')}", "pipeline": recipe}
         return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
 
-    def _bury(self, artifact: Artifact) -> None:
-        query = f"tags.artifact = '{artifact.key}' and attributes.status = 'RUNNING'"
-        for run in self.client.search_runs([self.experiment_id], query):
-            self.client.set_terminated(run.info.run_id, "KILLED")
+    def _leftover(self, artifact: Artifact) -> mlflow.entities.Run | None:
+        """The last run of an artifact, where it did not finish."""
+        query = f"tags.artifact = '{artifact.key}'"
+        found = self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time DESC"])
+        return found[0] if found and found[0].info.status != "FINISHED" else None
+
+    def _catch_up(self, run_id: str, artifact: Artifact) -> None:
+        for name in (METRICS, TIMES):
+            path = artifact.folder / name
+            for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+                values = json.loads(line)
+                self.log(run_id, values, values.pop("step"))
+
+    def _last_step(self, run_id: str, name: str) -> int:
+        """The last step that a reopened run has of a metric; MLflow keeps doubles."""
+        known = self._known.get(run_id)
+        if known is None:
+            return -1
+        if name not in known:
+            history = self.client.get_metric_history(run_id, name)
+            known[name] = max((metric.step for metric in history), default=-1)
+        return known[name]
 
     def _flush(self, run_id: str) -> None:
         pending = self._pending.pop(run_id, [])

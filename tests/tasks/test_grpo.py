@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,19 @@ from model.sampler import logprobs
 from tasks import batch
 from tasks.adopt import adopt
 from tasks.collect import ProblemsConfig, collect, digest_of
-from tasks.grpo import Deck, GRPOConfig, Learner, learner, minibatches, reinforce, train, update
-from tasks.rollout import Speaker, rollout
-from tasks.stage import Session, session
+from tasks.grpo import Deck, GRPOConfig, Learner, classroom, learner, minibatches, reinforce, train, update
+from tasks.rollout import Prefer, Speaker, rollout
+from tasks.stage import Metrics, Session, session
 
 Make = Callable[..., Speaker]
 Problems = Callable[..., list[Problem]]
+
+
+def taught(
+    student: Learner, reasoning: list[Problem], general: list[Problem], prefer: Prefer | None
+) -> Iterator[tuple[int, Metrics, list[Trajectory]]]:
+    """Train from the start on these problems."""
+    return train(student, classroom(student.config, reasoning, general, prefer))
 
 
 def config(**changes: Any) -> GRPOConfig:
@@ -71,7 +78,7 @@ def test_general_prompts_come_in_the_last_steps_and_no_problem_twice_in_an_epoch
 ) -> None:
     reasoning, general = problems(28), problems(5, {"helpful": 1.0})
     settings = config(max_steps=8, general_prompts_per_step=1, preference_last_steps=4)
-    rollouts = asked(list(train(learner(small(), settings, "cpu"), reasoning, general, by_number)))
+    rollouts = asked(list(taught(learner(small(), settings, "cpu"), reasoning, general, by_number)))
     of_general = [[name for name in each if name.startswith("helpful/")] for each in rollouts]
     assert [len(each) for each in of_general] == [0, 0, 2, 2]
     assert len(set(of_general[2] + of_general[3])) == 4
@@ -82,7 +89,7 @@ def test_general_prompts_come_in_the_last_steps_and_no_problem_twice_in_an_epoch
 
 def test_the_last_rollout_may_serve_fewer_steps(small: Make, problems: Problems) -> None:
     settings = config(max_steps=5)
-    steps = list(train(learner(small(), settings, "cpu"), problems(40), [], None))
+    steps = list(taught(learner(small(), settings, "cpu"), problems(40), [], None))
     assert [step for step, _, _ in steps] == [1, 2, 3, 4, 5]
     assert [len(flat) for _, _, flat in steps] == [16, 0, 16, 0, 8]
     assert [metrics["groups_asked"] for _, metrics, flat in steps if flat] == [8, 8, 4]
@@ -93,7 +100,7 @@ def test_the_last_rollout_may_serve_fewer_steps(small: Make, problems: Problems)
 
 def test_a_problem_asked_again_in_one_rollout_is_sampled_anew(small: Make, problems: Problems) -> None:
     settings = config(max_steps=2)
-    [(_, _, flat), _] = train(learner(small(), settings, "cpu"), problems(3), [], None)
+    [(_, _, flat), _] = taught(learner(small(), settings, "cpu"), problems(3), [], None)
     assert len({each.id for each in flat}) == len(flat) == 16
     assert len({each.completion.ids for each in flat}) == 16
 
@@ -118,7 +125,7 @@ def test_dynamic_sampling_drops_groups_of_equal_rewards_and_refills(small: Make,
         return [score if each.problem.id in fickle else 0.5 for each, score in zip(trajectories, scores, strict=True)]
 
     settings = config(max_steps=2, dynamic_sampling=True, **GENERAL | {"preference_last_steps": 2})
-    [(_, metrics, flat), _] = train(learner(small(), settings, "cpu"), [], general, prefer)
+    [(_, metrics, flat), _] = taught(learner(small(), settings, "cpu"), [], general, prefer)
     order = [each.id for each in Deck(general, (0, "general")).deal(24)]
     kept = list(dict.fromkeys(each.problem.id for each in flat))
     assert kept == [name for name in order if name in fickle][:8]
@@ -131,7 +138,7 @@ def test_dynamic_sampling_drops_groups_of_equal_rewards_and_refills(small: Make,
 def test_dynamic_sampling_says_so_when_every_reward_is_equal(small: Make, problems: Problems) -> None:
     settings = config(dynamic_sampling=True)
     with pytest.raises(ValueError, match="step 1: every group's rewards were equal in 32 problems"):
-        list(train(learner(small(), settings, "cpu"), problems(40), [], None))
+        list(taught(learner(small(), settings, "cpu"), problems(40), [], None))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +229,7 @@ def test_sampled_log_probabilities_are_the_trainers(small: Make, problems: Probl
     speaker = small()
     student = learner(speaker, settings, "cpu")
     start = copy.deepcopy(speaker.model)
-    [first, second, *_] = train(student, [], problems(20, {"helpful": 1.0}), by_number)
+    [first, second, *_] = taught(student, [], problems(20, {"helpful": 1.0}), by_number)
     for each in first[2]:
         prompt = speaker.tokenizer.encode(render(each.problem.prompt, "chat"))
         with torch.no_grad():
@@ -243,7 +250,7 @@ def test_the_reference_follows_at_the_refresh_only(
     student = learner(small(), settings, "cpu")
     assert student.reference is not None
     policies, references = [digest(student.speaker.model)], []
-    for _ in train(student, [], problems(60, {"helpful": 1.0}), by_number):
+    for _ in taught(student, [], problems(60, {"helpful": 1.0}), by_number):
         policies.append(digest(student.speaker.model))
         references.append(digest(student.reference))
     assert len(set(policies)) == 7
@@ -253,7 +260,7 @@ def test_the_reference_follows_at_the_refresh_only(
 def test_without_beta_there_is_no_reference(small: Make, problems: Problems) -> None:
     student = learner(small(), config(beta=0), "cpu")
     assert student.reference is None
-    assert [metrics["kl"] for _, metrics, _ in train(student, problems(20), [], None)] == [0.0] * 4
+    assert [metrics["kl"] for _, metrics, _ in taught(student, problems(20), [], None)] == [0.0] * 4
 
 
 def test_truncated_completions_are_left_out_of_the_loss(
@@ -276,7 +283,7 @@ def test_truncated_completions_are_left_out_of_the_loss(
 
 def test_the_rate_warms_up(small: Make, problems: Problems) -> None:
     student = learner(small(), config(warmup_steps=4, max_steps=6, learning_rate=1e-3), "cpu")
-    rates = [metrics["learning_rate"] for _, metrics, _ in train(student, problems(40), [], None)]
+    rates = [metrics["learning_rate"] for _, metrics, _ in taught(student, problems(40), [], None)]
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
@@ -284,7 +291,7 @@ def test_training_runs_in_evaluation_mode_and_leaves_the_gate_alone(small: Make,
     speaker = small()
     speaker.model.train()
     student = learner(speaker, config(**GENERAL), "cpu")
-    list(train(student, [], problems(20, {"helpful": 1.0}), by_number))
+    list(taught(student, [], problems(20, {"helpful": 1.0}), by_number))
     assert student.reference is not None
     for model in (speaker.model, student.reference):
         assert not any(module.training for module in model.modules())
