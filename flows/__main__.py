@@ -53,6 +53,19 @@ def run(
 
 
 @app.command()
+def up(
+    recipes: Annotated[list[str], typer.Argument(metavar="[RECIPE]...", help="Recipes to serve.")] = ["micro", "tiny"],  # noqa: B006
+    runs: Runs = Path("runs"),
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+) -> None:
+    """Start Prefect, MLflow and a runner of the flows: trigger, watch, resume and audit in a browser."""
+    from flows.up import up as serve
+
+    serve(runs, recipes, prefect_port, mlflow_port)
+
+
+@app.command()
 def show(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> None:  # noqa: B006
     """Print the plan: which stage is done, which would run, and which changed setting or parent is why."""
     from flows import recipe as recipes

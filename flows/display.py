@@ -14,6 +14,11 @@ SHOWN = ("reward", "loss", "pass@1", "completions/mean_length")
 PLAIN_EVERY_S = 15.0
 
 
+def figures_of(metrics: Metrics) -> str:
+    """The metrics that people look for first, in a line."""
+    return "  ".join(f"{name.split('/')[-1]} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+
+
 class Watch:
     """Shows stages as they run: a live bar in a terminal, a line now and then elsewhere."""
 
@@ -45,7 +50,7 @@ class Watch:
 
     def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None:
         """A stage has come to `done` of `total`."""
-        figures = "  ".join(f"{name.split('/')[-1]} {metrics[name]:.3g}" for name in SHOWN if name in metrics)
+        figures = figures_of(metrics)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
             if figures:

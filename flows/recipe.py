@@ -83,6 +83,7 @@ class Recipe(Settings):
 
     name: str = Field("", description="filled in from the file's name", json_schema_extra=PLACE)
     description: str = Field("", json_schema_extra=PLACE)
+    file: Path | None = Field(None, description="filled in: where it was read", json_schema_extra=PLACE)
     flow: Literal["r1", "bases"] = Field("r1", description="the whole pipeline, or its base models only")
     seed: int = Field(0, description="of every training and sampling stage that has none of its own")
     num_seeds: int = Field(1, ge=1, description="train everything so often, from `seed` on, and average the reports")
@@ -103,6 +104,27 @@ class Recipe(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+def settled(recipe: Recipe) -> Recipe:
+    """Read a recipe's file anew with the settings that differ from it, so that what hangs on them follows.
+
+    A form sends every setting; a seed, a path or its digest that was not changed in it is one that the file
+    or another setting gives.
+    """
+    if recipe.file is None:
+        return recipe
+    return load(str(recipe.file), overrides=_differing(settings_of(load(str(recipe.file))), settings_of(recipe)))
+
+
+def _differing(before: Raw, after: Raw) -> Raw:
+    found: Raw = {}
+    for key, value in after.items():
+        if key == "digest" or value == before.get(key):
+            continue
+        inner = before.get(key)
+        found[key] = _differing(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return found
+
+
 def reseeded(recipe: Recipe, offset: int) -> Recipe:
     """The same recipe with every seed of training and sampling raised."""
     raw = settings_of(recipe)
@@ -116,8 +138,8 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
-def load(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by name or path and apply changes such as `zero.num_generations=16`.
+def load(name: str, changes: Sequence[str] = (), overrides: Raw | None = None) -> Recipe:
+    """Read a recipe by name or path and apply changes such as `zero.num_generations=16`, or a table of them.
 
     Raises ValueError in one line that says what is wrong, where, and what is allowed.
     """
@@ -128,8 +150,8 @@ def load(name: str, changes: Sequence[str] = ()) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path.name}: {error}") from None
     origin = Origin(path, text, tuple(_apply(raw, change) for change in changes))
-    raw = _merged(_declared(Recipe), raw)
-    raw["name"] = path.stem
+    raw = _merged(_merged(_declared(Recipe), raw), overrides or {})
+    raw |= {"name": path.stem, "file": path.resolve()}
     _spread_seed(raw)
     _resolve_places(raw, origin)
     try:

@@ -14,7 +14,7 @@ from data.lineage import Json, Report, check, read_json, write_json
 from flows import r1 as figure
 from flows.display import Watch
 from flows.recipe import Recipe, settings_of
-from flows.server import prefect_server
+from flows.server import prefect_for
 from tasks.stage import Session, Step, session
 
 FLOWS: dict[str, Callable[[Recipe], object]] = {"r1": figure.r1, "bases": figure.bases}
@@ -25,6 +25,25 @@ def plan(recipe: Recipe, runs: Path) -> list[Step]:
     with session(Session(runs=runs, mode="plan")) as planned:
         FLOWS[recipe.flow](recipe)
     return planned.steps
+
+
+def closure(recipe: Recipe, runs: Path, targets: Sequence[str]) -> frozenset[str]:
+    """Keys of the artifacts of these names and of all that they are made from.
+
+    Raises ValueError for an unknown name.
+    """
+    steps = plan(recipe, runs)
+    by_name, by_key = ({getattr(step.artifact, kind): step for step in steps} for kind in ("name", "key"))
+    if unknown := [name for name in targets if name not in by_name]:
+        raise ValueError(f"{recipe.name} has no stage {unknown[0]!r}; it has {', '.join(by_name)}")
+    found: set[str] = set()
+    left = [by_name[name].artifact.key for name in targets]
+    while left:
+        key = left.pop()
+        if key not in found:
+            found.add(key)
+            left += [parent.key for parents in by_key[key].parents.values() for parent in parents]
+    return frozenset(found)
 
 
 def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every_s: float = 30.0) -> Path:
@@ -40,41 +59,22 @@ def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every
         for step in steps:
             check(step.artifact)
             watch.end(step)
-    else:
-        runs.mkdir(parents=True, exist_ok=True)
-        opened = Session(runs, "plain" if plain else "run", device, display=watch, save_every_s=save_every_s)
-        (_make_plainly if plain else _make)(recipe, opened)
-        steps = opened.steps
-    return _conclude(recipe, runs, steps, time.monotonic() - begun)
+        return conclude(recipe, runs, steps, time.monotonic() - begun)
+    runs.mkdir(parents=True, exist_ok=True)
+    if plain:
+        opened = Session(runs, "plain", device, displays=[watch], save_every_s=save_every_s)
+        with session(opened):
+            FLOWS[recipe.flow](recipe)
+        return conclude(recipe, runs, opened.steps, time.monotonic() - begun)
+    with prefect_for(runs):
+        from flows import served
+
+        served.audience.set([watch])
+        return served.r1(recipe, device, save_every_s)
 
 
-def _make_plainly(recipe: Recipe, opened: Session) -> None:
-    with session(opened):
-        FLOWS[recipe.flow](recipe)
-
-
-def _make(recipe: Recipe, opened: Session) -> None:
-    with prefect_server(opened.runs):
-        from prefect import flow
-
-        from tasks.tracking import MlflowTracker
-
-        tracker = opened.tracker = MlflowTracker(opened.runs, recipe.name)
-
-        @flow(name=recipe.flow, flow_run_name=f"{recipe.flow} {recipe.name}", validate_parameters=False)
-        def pipeline(settings: dict[str, Json]) -> None:
-            with session(opened):
-                FLOWS[recipe.flow](recipe)
-
-        try:
-            pipeline(dict(settings_of(recipe)))
-        except BaseException:
-            tracker.close("FAILED")
-            raise
-        tracker.close()
-
-
-def _conclude(recipe: Recipe, runs: Path, steps: Sequence[Step], wall_s: float) -> Path:
+def conclude(recipe: Recipe, runs: Path, steps: Sequence[Step], wall_s: float) -> Path:
+    """Write `report.json` and the page of a run: of every stage that is done, made by this run or before."""
     folder = runs / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Json] = {
@@ -83,11 +83,11 @@ def _conclude(recipe: Recipe, runs: Path, steps: Sequence[Step], wall_s: float) 
         "stages": [
             {"name": step.artifact.name, "stage": step.artifact.stage, "fingerprint": step.artifact.fingerprint,
              "wall_s": round(step.wall_s, 2), "cached": step.cached}
-            for step in steps
+            for step in steps if step.artifact.done
         ],
     }  # fmt: skip
     last = steps[-1].artifact
-    if isinstance(last, Report):
+    if isinstance(last, Report) and last.done:
         report["models"] = read_json(last.folder / "models.json")
         report["findings"] = read_json(last.folder / "findings.json")
         shutil.copyfile(last.folder / "report.html", folder / "report.html")

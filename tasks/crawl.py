@@ -15,6 +15,7 @@ import tokenizers
 from pydantic import Field
 
 from data.lineage import Settings
+from data.parent import die_with_parent
 from data.world.corpus import documents
 from data.world.mixture import Mixture
 from model.tokenizer import Tokenizer
@@ -41,7 +42,8 @@ def crawl(tokenizer: Tokenizer, config: CrawlConfig) -> np.ndarray:
     ]
     if len(jobs) == 1:
         return pack(_shard(jobs[0]), config.sequence_length)
-    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=get_context("spawn")) as workers:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(max_workers=os.cpu_count(), mp_context=spawn, initializer=die_with_parent) as workers:
         return pack(np.concatenate(list(workers.map(_shard, jobs))), config.sequence_length)
 
 

@@ -114,7 +114,7 @@ def label(run: Run, trajectories: Table, config: PairsConfig) -> Summary:
             "unsafe": int((~points["safe"]).sum())}  # fmt: skip
 
 
-@stage(version=2, makes=Judge)
+@stage(version=2, makes=Judge, heavy=True)
 def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) -> Summary:
     """Train a reward model from a policy's weights on labelled answers."""
     speaker = load(policy, run.device)

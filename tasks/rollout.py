@@ -290,7 +290,7 @@ class GenerateConfig(Settings):
     general: bool = Field(False, description="ask the general prompts instead of the reasoning problems")
 
 
-@stage(version=1, makes=Table)
+@stage(version=1, makes=Table, heavy=True)
 def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) -> Summary:
     """Sample trajectories: `trajectories.parquet`, one row a completion."""
     asked = by_rule(problems_of(problems))[config.general][: config.problems]

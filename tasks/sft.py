@@ -278,7 +278,7 @@ def study(
         yield step + 1, total, student.step(batches, rate)
 
 
-@stage(version=1, makes=Policy)
+@stage(version=1, makes=Policy, heavy=True)
 def pretrain(run: Run, config: PretrainConfig) -> Summary:
     """Make a base model from the miniature world's crawl."""
     student = beginner(config, run.device)
@@ -292,7 +292,7 @@ def pretrain(run: Run, config: PretrainConfig) -> Summary:
             "crawl_digest": hashlib.sha256(windows.tobytes()).hexdigest(), **run.latest}  # fmt: skip
 
 
-@stage(version=2, makes=Policy)
+@stage(version=2, makes=Policy, heavy=True)
 def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summary:
     """Teach a policy the rows of a table."""
     speaker = load(policy, run.device)

@@ -23,7 +23,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -73,6 +73,10 @@ class Tracker(Protocol):
         """Open the history of a stage and return its id."""
         ...
 
+    def link(self, run_id: str) -> str:
+        """Where the history of a stage is shown; empty where no server shows it."""
+        ...
+
     def log(self, run_id: str, metrics: Metrics, at: int) -> None:
         """Add the metrics of one step."""
 
@@ -86,7 +90,10 @@ class Tracker(Protocol):
 
 @dataclass(slots=True)
 class Step:
-    """One call of a stage: what it would make, out of what, and what came of it in this session."""
+    """One call of a stage: what it would make, out of what, and what came of it in this session.
+
+    `link` is where its history is shown, once it has one.
+    """
 
     artifact: Artifact
     version: int
@@ -95,18 +102,24 @@ class Step:
     cached: bool
     wall_s: float = 0.0
     index: int = 0
+    link: str = ""
 
 
 @dataclass(slots=True)
 class Session:
-    """The context that stages are called in: where artifacts live, on what to compute, who watches."""
+    """The context that stages are called in: where artifacts live, on what to compute, who watches.
+
+    `wanted` are the keys of the artifacts to be made; None makes all.
+    """
 
     runs: Path
     mode: Literal["plan", "run", "plain"]
     device: str = "cpu"
     isolation: Literal["rlimit", "namespace"] = "rlimit"
-    display: Display | None = None
+    displays: Sequence[Display] = ()
     tracker: Tracker | None = None
+    recipe: str = ""
+    wanted: frozenset[str] | None = None
     variant: str = ""
     save_every_s: float = 30.0
     steps: list[Step] = field(default_factory=list)
@@ -204,15 +217,20 @@ class Run:
 
     def progress(self, done: int, total: int, metrics: Metrics | None = None) -> None:
         """Show how far the stage is, and record nothing."""
-        if self.session.display:
-            self.session.display.advance(self.step, done, total, metrics or {})
+        for display in self.session.displays:
+            display.advance(self.step, done, total, metrics or {})
 
 
 Body = Callable[Concatenate[Run, P], Summary]
 
 
-def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Concatenate[str, P], A]]:
-    """Turn a body that fills a folder into a stage. Raise `version` when the body's meaning changes."""
+def stage(
+    *, version: int, makes: type[A], heavy: bool = False
+) -> Callable[[Body[P]], Callable[Concatenate[str, P], A]]:
+    """Turn a body that fills a folder into a stage. Raise `version` when the body's meaning changes.
+
+    A `heavy` stage computes on the device and has it for itself.
+    """
 
     def decorate(body: Body[P]) -> Callable[Concatenate[str, P], A]:
         signature = inspect.signature(body)
@@ -226,10 +244,11 @@ def stage(*, version: int, makes: type[A]) -> Callable[[Body[P]], Callable[Conca
             bound.apply_defaults()
             given = dict(list(bound.arguments.items())[1:])
             step = _plan(makes, name, body.__name__, version, given, now)
-            if now.mode == "run":
-                _submit(step, body, given, now)
-            elif now.mode == "plain":
-                _make(step, body, given, now)
+            if now.wanted is None or step.artifact.key in now.wanted:
+                if now.mode == "run":
+                    _submit(step, body, given, now, heavy)
+                elif now.mode == "plain":
+                    _make(step, body, given, now, heavy)
             artifact = step.artifact
             assert isinstance(artifact, makes)
             return artifact
@@ -281,12 +300,13 @@ def _task(kind: str) -> Any:
     return run
 
 
-def _submit(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session) -> None:
+def _submit(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, heavy: bool) -> None:
     """Run the step as a Prefect task, linked to the tasks of its parents."""
     above = [now.states[parent.key] for parents in step.parents.values() for parent in parents]
-    state = _task(step.artifact.stage)(
-        f"{step.artifact.stage} {step.artifact.name}",
-        lambda: _make(step, body, given, now),
+    made = step.artifact
+    state = _task(made.stage)(
+        f"{made.stage} {made.name} {now.recipe}-{made.fingerprint[:4]}",
+        lambda: _make(step, body, given, now, heavy),
         wait_for=above,
         return_state=True,
     )
@@ -295,27 +315,33 @@ def _submit(step: Step, body: Callable[..., Summary], given: Mapping[str, object
         state.result(raise_on_failure=True)
 
 
-def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session) -> bool:
-    """Fill the artifact's folder unless it has a record. Returns whether it was made here."""
+def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, heavy: bool) -> bool:
+    """Fill the artifact's folder unless it has a record. Returns whether it was made here.
+
+    Heavy stages take turns on a device, over all processes of a machine that share the runs folder.
+    """
     begun = time.monotonic()
-    if now.display:
-        now.display.begin(step)
-    with _locked(now.runs / f".{step.artifact.key}.lock"):
+    for display in now.displays:
+        display.begin(step)
+    with locked(now.runs / f".{step.artifact.key}.lock"):
         step.cached = step.artifact.done
         if step.cached:
             check(step.artifact)
         else:
-            _fill(step, body, given, now, begun)
+            with locked(now.runs / f".{now.device.replace(':', '-')}.lock") if heavy else nullcontext():
+                _fill(step, body, given, now)
     step.wall_s = time.monotonic() - begun
-    if now.display:
-        now.display.end(step)
+    for display in now.displays:
+        display.end(step)
     return not step.cached
 
 
-def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, begun: float) -> None:
+def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session) -> None:
+    begun = time.monotonic()
     folder = step.artifact.folder
     state, latest = _recover(folder)
     run_id = now.tracker.begin(step) if now.tracker else ""
+    step.link = now.tracker.link(run_id) if now.tracker else ""
     try:
         summary = body(Run(step, now, run_id, state, latest), **given)
         record = _record(step, summary, time.monotonic() - begun, now)
@@ -382,7 +408,7 @@ def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[s
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock that the system frees when its owner dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

@@ -91,6 +91,11 @@ class MlflowTracker:
         self._log_inputs(run_id, step)
         return run_id
 
+    def link(self, run_id: str) -> str:
+        """The page of a run, where a server shows it: its address is in `R1_MLFLOW_URL`."""
+        url = os.environ.get("R1_MLFLOW_URL", "")
+        return f"{url}/#/experiments/{self.experiment_id}/runs/{run_id}" if url else ""
+
     def log(self, run_id: str, metrics: Metrics, at: int) -> None:
         """Queue the metrics of one step; they are written every few seconds, and none twice."""
         now = int(time.time() * 1000)

@@ -129,10 +129,10 @@ def test_wins_by_hand() -> None:
 
     ours, theirs = frame({"b": [0.9, 0.2], "a": [0.5]}), frame({"a": [0.5, 0.1], "b": [0.5, 0.2]})
     # a: a tie and a win; b: 0.9 wins twice, 0.2 loses once and ties once
-    assert wins(ours, theirs) == [0.75, (2 + 0.5) / 4]
-    assert wins(theirs, ours) == [0.25, 1 - 2.5 / 4]
-    assert wins(ours, ours) == [0.5, 0.5]
-    assert wins(frame({"a": [1.0]}, "harmless"), theirs) == []
+    assert wins(ours, theirs) == {"a": 0.75, "b": (2 + 0.5) / 4}
+    assert wins(theirs, ours) == {"a": 0.25, "b": 1 - 2.5 / 4}
+    assert wins(ours, ours) == {"a": 0.5, "b": 0.5}
+    assert wins(frame({"a": [1.0]}, "harmless"), theirs) == {}
 
 
 @pytest.fixture

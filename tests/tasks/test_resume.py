@@ -127,7 +127,7 @@ def test_a_stage_that_is_stopped_again_and_again_makes_the_same(name: str, whole
     while True:
         stopper = Stopper(after=3 if stops < 8 else 0)
         try:
-            with session(Session(runs, "plain", display=stopper, save_every_s=0.0)):
+            with session(Session(runs, "plain", displays=[stopper], save_every_s=0.0)):
                 made = STAGES[name]()
             break
         except KeyboardInterrupt:

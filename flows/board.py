@@ -1,0 +1,104 @@
+"""What people watch in Prefect: a progress artifact a stage, its figures, what was dropped, and short log lines."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from data.lineage import Json
+from data.store import read_table
+from flows.display import figures_of
+from tasks.stage import Metrics, Step
+
+UPDATE_EVERY_S = 3.0
+LOG_EVERY_S = 30.0
+
+
+class Board:
+    """Shows the stages of a flow run on its page; called within the task that runs the stage."""
+
+    def __init__(self) -> None:
+        self._progress: UUID | None = None
+        self._begun = self._updated = self._logged = 0.0
+
+    def begin(self, step: Step) -> None:
+        """A stage begins."""
+        self._progress = None
+        self._begun = self._logged = time.monotonic()
+        self._updated = 0.0
+
+    def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None:
+        """A stage has come to `done` of `total`: its artifact says so every few seconds, its log now and then."""
+        now = time.monotonic()
+        if now - self._updated < UPDATE_EVERY_S and done < total:
+            return
+        self._updated = now
+        left = (now - self._begun) / max(done, 1) * (total - done)
+        text = "  ".join(filter(None, [f"{done}/{total}", figures_of(metrics), f"{left:.0f} s left"]))
+        share = 100 * done / total
+        if self._progress is None:
+            made = create_progress_artifact(share, key_of(step), f"{step.artifact.name}: {text}")
+            assert isinstance(made, UUID)  # a coroutine in async flows only
+            self._progress = made
+        else:
+            update_progress_artifact(self._progress, share, f"{step.artifact.name}: {text}")
+        if now - self._logged > LOG_EVERY_S:
+            self._logged = now
+            get_run_logger().info(text)
+
+    def end(self, step: Step) -> None:
+        """A stage is done: what it came to, where MLflow shows it, and what a curation dropped."""
+        if step.cached:
+            return
+        record = step.artifact.record()
+        figures = [f"| {name} | {_text(value)} |" for name, value in record["summary"].items() if not _nested(value)]
+        link = f"\n[Its run in MLflow]({step.link})\n" if step.link else ""
+        table = "\n".join(["| | |", "|---|---|", *figures])
+        head = f"**{step.artifact.name}** `{step.artifact.key}` in {record['wall_s']:.1f} s\n"
+        create_markdown_artifact("\n".join([head, link, table]), f"{key_of(step)}-figures", step.artifact.name)
+        waterfall = step.artifact.folder / "waterfall.parquet"
+        if waterfall.is_file():
+            rows = read_table(waterfall).to_dicts()
+            create_table_artifact(rows, f"{key_of(step)}-dropped", f"{step.artifact.name}: rows in, dropped, kept")
+        get_run_logger().info("made %s in %.1f s", step.artifact.key, record["wall_s"])
+
+
+def show_stages(steps: Sequence[Step], recipe: str) -> None:
+    """Add the table of stages to the page of the flow run."""
+    rows = [
+        {
+            "stage": step.artifact.name,
+            "artifact": step.artifact.key,
+            "state": "cached" if step.cached else "made",
+            "seconds": round(step.wall_s, 1),
+        }
+        for step in steps
+    ]
+    create_table_artifact(rows, f"{_dashed(recipe)}-stages", f"the stages of {recipe}")
+
+
+def key_of(step: Step) -> str:
+    """Name the artifacts of a stage: lowercase letters, digits and dashes."""
+    return _dashed(step.artifact.name)
+
+
+def _dashed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "stage"
+
+
+def _nested(value: Json) -> bool:
+    return isinstance(value, dict | list)
+
+
+def _text(value: Json) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

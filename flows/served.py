@@ -1,0 +1,138 @@
+"""The flows that people trigger: the whole pipeline, and each part of it with what that part needs.
+
+Every flow takes a recipe. What is there already is taken; what a part stands on and is not there is made first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from prefect import flow
+from prefect.flows import Flow
+from prefect.runtime import deployment, flow_run
+
+from data.parent import end_with_parent
+from flows import recipe as recipes
+from flows.board import Board, show_stages
+from flows.recipe import Recipe
+from flows.run import FLOWS, closure, conclude, default_device
+from tasks.stage import Display, Session, session
+from tasks.tracking import MlflowTracker
+
+audience: ContextVar[Sequence[Display]] = ContextVar("audience", default=())
+"""Who watches beside Prefect: the terminal of `r1 run`."""
+
+OWNERS = ".owners"
+"""A lock a flow run, held by the process that runs it; a run whose lock is free has lost its owner."""
+
+
+def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: float) -> Path:
+    """Make the targets of a recipe, or all of it without any, within a flow run; returns the report's path."""
+    begun = time.monotonic()
+    runs = Path(os.environ["R1_RUNS"])
+    settled = recipes.settled(recipe)
+    tracker = MlflowTracker(runs, settled.name)
+    opened = Session(
+        runs,
+        "run",
+        device or default_device(),
+        displays=[Board(), *audience.get()],
+        tracker=tracker,
+        recipe=settled.name,
+        wanted=closure(settled, runs, targets) if targets else None,
+        save_every_s=save_every_s,
+    )
+    with _owned(runs):
+        try:
+            with session(opened):
+                FLOWS[settled.flow](settled)
+        except Exception:
+            tracker.close("FAILED")
+            raise
+        except BaseException:
+            tracker.close("KILLED")
+            raise
+        tracker.close()
+        show_stages([step for step in opened.steps if step.artifact.done], settled.name)
+    return conclude(settled, runs, opened.steps, time.monotonic() - begun)
+
+
+@contextmanager
+def _owned(runs: Path) -> Iterator[None]:
+    """Hold the lock of this flow run; a run that was triggered on a server ends with the server's runner."""
+    if deployment.id:
+        end_with_parent()
+    path = runs / OWNERS / str(flow_run.id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)
+
+
+NAME = "{recipe.name}"
+
+
+@flow(name="r1", flow_run_name=f"r1 {NAME}")
+def r1(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """The whole of DeepSeek-R1: base, R1-Zero, Dev1, Dev2, Dev3, R1, the students, and their evaluation."""
+    return conduct(recipe, (), device, save_every_s)
+
+
+@flow(name="r1-zero", flow_run_name=f"r1-zero {NAME}")
+def r1_zero(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """R1-Zero: GRPO from the base with rule rewards alone."""
+    return conduct(recipe, ["zero"], device, save_every_s)
+
+
+@flow(name="cold-start", flow_run_name=f"cold-start {NAME}")
+def cold_start(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """Cold start: readable answers of R1-Zero, and the base fine-tuned on them (Dev1)."""
+    return conduct(recipe, ["dev1"], device, save_every_s)
+
+
+@flow(name="reasoning-rl", flow_run_name=f"reasoning-rl {NAME}")
+def reasoning_rl(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """Reasoning RL with the language reward, and without it (Dev2)."""
+    return conduct(recipe, ["dev2", "dev2_without_language_reward"], device, save_every_s)
+
+
+@flow(name="rejection-sampling", flow_run_name=f"rejection-sampling {NAME}")
+def rejection_sampling(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """Rejection sampling: Dev2's right and readable answers joined with general rows."""
+    return conduct(recipe, ["rejection_rows"], device, save_every_s)
+
+
+@flow(name="second-sft", flow_run_name=f"second-sft {NAME}")
+def second_sft(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """SFT from the base again, on the set of rejection sampling (Dev3)."""
+    return conduct(recipe, ["dev3"], device, save_every_s)
+
+
+@flow(name="reward-models", flow_run_name=f"reward-models {NAME}")
+def reward_models(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """Preference labels, and the helpful and the harmless reward model."""
+    return conduct(recipe, ["helpful", "harmless"], device, save_every_s)
+
+
+@flow(name="rl-all-scenarios", flow_run_name=f"rl-all-scenarios {NAME}")
+def rl_all_scenarios(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """RL for all scenarios with the reward models (R1)."""
+    return conduct(recipe, ["r1"], device, save_every_s)
+
+
+@flow(name="distillation", flow_run_name=f"distillation {NAME}")
+def distillation(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+    """A smaller student fine-tuned on Dev3's set, and the same student with RL alone."""
+    return conduct(recipe, ["student_distilled", "student_rl"], device, save_every_s)
+
+
+STAGES: tuple[Flow[..., Path], ...] = (
+    r1_zero, cold_start, reasoning_rl, rejection_sampling, second_sft, reward_models, rl_all_scenarios, distillation,
+)  # fmt: skip
