@@ -5,11 +5,9 @@ Every flow takes a recipe. What is there already is taken; what a part stands on
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -22,14 +20,12 @@ from flows import recipe as recipes
 from flows.board import Board, show_stages
 from flows.recipe import Recipe
 from flows.run import FLOWS, closure, conclude, default_device
+from flows.sweep import owned
 from tasks.stage import Display, Session, session
 from tasks.tracking import MlflowTracker
 
 audience: ContextVar[Sequence[Display]] = ContextVar("audience", default=())
 """Who watches beside Prefect: the terminal of `r1 run`."""
-
-OWNERS = ".owners"
-"""A lock a flow run, held by the process that runs it; a run whose lock is free has lost its owner."""
 
 
 def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: float) -> Path:
@@ -48,7 +44,9 @@ def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: f
         wanted=closure(settled, runs, targets) if targets else None,
         save_every_s=save_every_s,
     )
-    with _owned(runs):
+    if deployment.id:  # triggered on a server: ends with the server's runner
+        end_with_parent()
+    with owned(runs, str(flow_run.id)):
         try:
             with session(opened):
                 FLOWS[settled.flow](settled)
@@ -61,19 +59,6 @@ def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: f
         tracker.close()
         show_stages([step for step in opened.steps if step.artifact.done], settled.name)
     return conclude(settled, runs, opened.steps, time.monotonic() - begun)
-
-
-@contextmanager
-def _owned(runs: Path) -> Iterator[None]:
-    """Hold the lock of this flow run; a run that was triggered on a server ends with the server's runner."""
-    if deployment.id:
-        end_with_parent()
-    path = runs / OWNERS / str(flow_run.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
 
 
 NAME = "{recipe.name}"

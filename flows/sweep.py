@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -17,12 +19,28 @@ from prefect.client.schemas.filters import (
     TaskRunFilterStateType,
 )
 from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.states import Crashed
 
-from flows.served import OWNERS
+OWNERS = ".owners"
+"""A lock a flow run, held by the process that runs it; a run whose lock is free has lost its owner."""
 
+PAGE = 200
 _OPEN = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _suspects: set[UUID] = set()
+
+
+@contextmanager
+def owned(runs: Path, run_id: str) -> Iterator[None]:
+    """Hold the lock of a flow run; what an earlier attempt left as Running is marked Crashed."""
+    path = runs / OWNERS / run_id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        with get_client(sync_client=True) as client:
+            crash_tasks(client, UUID(run_id))
+        yield
+        path.unlink(missing_ok=True)
 
 
 def sweep(runs: Path, at_start: bool = False) -> list[UUID]:
@@ -34,7 +52,8 @@ def sweep(runs: Path, at_start: bool = False) -> list[UUID]:
     with get_client(sync_client=True) as client:
         states = _OPEN if at_start else [StateType.RUNNING, StateType.CANCELLING]
         wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
-        ownerless = {run.id for run in client.read_flow_runs(flow_run_filter=wanted) if not _owned(runs, run.id)}
+        open_runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE)
+        ownerless = {run.id for run in open_runs if not _is_owned(runs, run.id)}
         gone = ownerless if at_start else ownerless & _suspects
         _suspects.clear()
         _suspects.update(ownerless - gone)
@@ -43,7 +62,7 @@ def sweep(runs: Path, at_start: bool = False) -> list[UUID]:
         return sorted(gone)
 
 
-def _owned(runs: Path, run_id: UUID) -> bool:
+def _is_owned(runs: Path, run_id: UUID) -> bool:
     path = runs / OWNERS / str(run_id)
     if not path.is_file():
         return False
@@ -59,7 +78,13 @@ def _owned(runs: Path, run_id: UUID) -> bool:
 def _crash(client: SyncPrefectClient, run_id: UUID) -> None:
     state: State[None] = Crashed(message="the process that ran it is gone; Retry goes on from its last saved step")
     client.set_flow_run_state(run_id, state, force=True)
+    crash_tasks(client, run_id)
+
+
+def crash_tasks(client: SyncPrefectClient, run_id: UUID) -> None:
+    """Mark what an earlier attempt of a flow run left as Running."""
     running = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING])))
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
-    for task in client.read_task_runs(flow_run_filter=of_run, task_run_filter=running):
-        client.set_task_run_state(task.id, state, force=True)
+    tasks = client.read_task_runs(flow_run_filter=of_run, task_run_filter=running, sort=TaskRunSort.ID_DESC, limit=PAGE)
+    for task in tasks:
+        client.set_task_run_state(task.id, Crashed(message="its process is gone"), force=True)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,8 @@ def _serve(runs: Path, served: Sequence[Recipe], prefect: str, mlflow: str) -> N
     threading.Thread(target=watch, name="sweep", daemon=True).start()
     write_json(runs / server.UP, {"prefect": prefect, "mlflow": mlflow, "pid": os.getpid()})
     print(f"trigger and watch   {prefect}/deployments\naudit               {mlflow}\nCtrl-C ends all of it", flush=True)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts with `&`
+    warnings.filterwarnings("ignore", message="coroutine 'Runner.astop'")  # Prefect's own handler of SIGTERM
     try:
         serve(*deployments(served), limit=1, pause_on_shutdown=False, print_starting_message=False)
     except KeyboardInterrupt:
@@ -57,10 +59,6 @@ def _serve(runs: Path, served: Sequence[Recipe], prefect: str, mlflow: str) -> N
         done.set()
         (runs / server.UP).unlink(missing_ok=True)
         sweep(runs, at_start=True)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def deployments(served: Sequence[Recipe]) -> list[Any]:

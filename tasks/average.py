@@ -20,7 +20,7 @@ from tasks.report import Kinds, model_figures, publish, summary
 from tasks.stage import Run, Summary, stage
 
 
-@stage(version=1, makes=Report)
+@stage(version=2, makes=Report)
 def average(run: Run, reports: Sequence[Report], config: EvaluationConfig) -> Summary:
     """Write the same files as `report`, of the means over the reports."""
     values = mean_scores([read_table(each.folder / "scores.parquet") for each in reports])

@@ -75,7 +75,8 @@ def zero_curves(curve: pl.DataFrame | None, history: History, votes: str) -> str
             _trace(accuracy, curve, "pass@1", colour, label="pass@1, mean of samples")
             _trace(length, curve, "mean_length", colour, label="held-out problems")
         steps, lengths = series(history, "completions/mean_length")
-        length.plot(steps, lengths, color=MUTED, linewidth=0.9, label="training rollouts")
+        if steps:
+            length.plot(steps, lengths, color=MUTED, linewidth=0.9, label="training rollouts")
         for axes in (accuracy, length):
             _steps(axes)
             _legend(axes, loc="lower right")

@@ -98,14 +98,15 @@ def render_average(content: Average) -> str:
 
 def _seeds(by_seed: Sequence[Models], config: EvaluationConfig) -> str:
     """A row for each model, a column for each figure, and the seeds' values beside one another in a cell."""
-    lines = [*_lines(votes_of(config)), *_GENERAL_LINES]
+    shown = {"pass@1", "language_consistency", "mean_length", "helpful_win_rate", "harmless_rate"}
+    lines = [line for line in (*_lines(votes_of(config)), *_GENERAL_LINES) if line.key in shown]
     names = [name for name in STATIONS if name in by_seed[0]]
     rows = [(tag(name), *(_values(line.key, [each[name] for each in by_seed]) for line in lines)) for name in names]
     return _table(("", *(line.label for line in lines)), rows, "seeds")
 
 
 def _values(key: str, models: Sequence[Mapping[str, Json]]) -> str:
-    return " ".join(_number(each[key]["value"], scale_of(key)) if each.get(key) else "–" for each in models)
+    return " · ".join(_number(each[key]["value"], scale_of(key)) if each.get(key) else "–" for each in models)
 
 
 def votes_of(config: EvaluationConfig) -> str:

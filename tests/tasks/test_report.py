@@ -467,7 +467,7 @@ def test_an_average_over_seeds_is_that_of_each_problem(finished: Path, tmp_path:
     page = Tags((folder / "report.html").read_text(encoding="utf-8"))
     assert not page.open
     assert "Trained with 2 seeds" in page.text
-    assert "75.0 25.0" in page.text
+    assert "75.0 · 25.0" in page.text
 
 
 def test_an_average_of_equal_reports_is_the_report(finished: Path, tmp_path: Path) -> None:
