@@ -40,7 +40,11 @@ class Settings(BaseModel):
 
 
 class BrokenArtifact(ValueError):
-    """An artifact whose files are not those that its record names."""
+    """An artifact whose files are not those that its record names; `name` is its station in the recipe."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +133,19 @@ def file_digests(folder: Path, without: str) -> dict[str, str]:
 
 def check(artifact: Artifact) -> None:
     """Raise BrokenArtifact when a file of the artifact was changed or is missing since its record was written."""
-    for name, digest in artifact.record()["files"].items():
-        path = artifact.folder / name
-        if not path.is_file() or sha256_of(path) != digest:
-            raise BrokenArtifact(
-                f"{artifact.key}/{name} was changed or is missing since it was made; "
-                f"delete the folder {artifact.folder} to make it again"
-            )
+    if broken := broken_files(artifact.folder):
+        message = f"{artifact.key}/{broken[0]} was changed or is missing since it was made"
+        raise BrokenArtifact(message, artifact.name)
+
+
+def broken_files(folder: Path) -> list[str]:
+    """List the files of an artifact's folder that are not as its record says."""
+    files: dict[str, str] = read_json(folder / RECORD)["files"]
+    return [name for name, digest in files.items() if not _is(folder / name, digest)]
+
+
+def _is(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256_of(path) == digest
 
 
 def read_json(path: Path) -> dict[str, Json]:

@@ -34,6 +34,17 @@ def read_table(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path, glob=False)
 
 
+def has_row(path: Path, row: str) -> bool:
+    """Whether a table has a row of this id, or one that answers the problem of this id; only those columns are read."""
+    if not path.is_file():
+        return False
+    known = {"id", "problem_id"} & set(pl.read_parquet_schema(path))
+    asked = " OR ".join(f"{column} = $row" for column in sorted(known))
+    query = f"SELECT 1 FROM read_parquet($path) WHERE {asked} LIMIT 1"
+    with duckdb.connect(":memory:") as connection:
+        return bool(known) and connection.execute(query, {"path": str(path), "row": row}).fetchone() is not None
+
+
 def connect(runs: Path) -> duckdb.DuckDBPyConnection:
     """A database in memory with a view for each of `TABLES` that some run has.
 

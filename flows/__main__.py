@@ -41,14 +41,18 @@ def run(
     save_every: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Time between the states that a stopped stage goes on from.")
     ] = 30.0,
+    remake: Annotated[
+        list[str], typer.Option(metavar="NAME", help="Make a stage again, as in --remake dev1. Repeatable.")
+    ] = [],  # noqa: B006
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
 ) -> None:
     """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
     from flows import recipe as recipes
-    from flows.run import default_device
+    from flows.run import default_device, forget
     from flows.run import run as make
 
     loaded = recipes.load(recipe, changes)
+    forget(loaded, runs, remake)
     print(make(loaded, runs, device or default_device(), plain, save_every))
 
 
@@ -69,12 +73,14 @@ def up(
 def show(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> None:  # noqa: B006
     """Print the plan: which stage is done, which would run, and which changed setting or parent is why."""
     from flows import recipe as recipes
-    from flows.run import plan, reasons
+    from flows.run import outdated, plan, reasons
 
     loaded = recipes.load(recipe, changes)
     for step in plan(loaded, runs):
         state = "done" if step.artifact.done else "would run"
         print(f"{step.index + 1:>3} {step.artifact.name:<36} {state:<10} {step.artifact.key}")
+        if outdated(step):
+            print(f"      warning: the source of {step.artifact.stage} changed since, its version did not")
         if not step.artifact.done:
             for reason in reasons(step, runs, loaded.name):
                 print(f"      {reason.what}: {reason.before} -> {reason.after}")
@@ -86,11 +92,42 @@ def trace(
         str, typer.Argument(metavar="ID", help="micro/r1, an artifact's key, or a row's id in one: KEY/ROW.")
     ],
     runs: Runs = Path("runs"),
+    down: Annotated[
+        bool,
+        typer.Option("--down", help="What came of it: of a row, the checkpoints that learned from it."),
+    ] = False,
+    rows: Annotated[bool, typer.Option("--rows", help="Of a checkpoint: every row that it saw.")] = False,
 ) -> None:
-    """Follow a row, a dataset or a checkpoint up to the base."""
-    from flows.trace import lines
+    """Follow a row, a dataset or a checkpoint up to the base, or down to what was made from it."""
+    from flows import trace as tracing
 
-    for line in lines(identity, runs):
+    told = tracing.down if down else tracing.rows if rows else tracing.lines
+    for line in told(identity, runs):
+        print(line)
+
+
+@app.command()
+def verify(runs: Runs = Path("runs")) -> None:
+    """Check every file of every artifact against its record; exit code 1 where one was changed or is missing."""
+    from flows.keep import broken
+
+    found = 0
+    for line in broken(runs):
+        found += 1
+        print(line)
+    print("everything is as it was made" if not found else f"{found} broken")
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def gc(
+    runs: Runs = Path("runs"),
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; only shown otherwise.")] = False,
+) -> None:
+    """Show what no recipe's last run needs, and what deleting it would free."""
+    from flows.keep import collect_garbage
+
+    for line in collect_garbage(runs, delete):
         print(line)
 
 

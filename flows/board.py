@@ -15,9 +15,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from data.lineage import Json
 from data.store import read_table
 from flows.display import figures_of
+from tasks.describe import nested, text
 from tasks.stage import Metrics, Step
 
 UPDATE_EVERY_S = 3.0
@@ -61,7 +61,7 @@ class Board:
         if step.cached:
             return
         record = step.artifact.record()
-        figures = [f"| {name} | {_text(value)} |" for name, value in record["summary"].items() if not _nested(value)]
+        figures = [f"| {name} | {text(value)} |" for name, value in record["summary"].items() if not nested(value)]
         link = f"\n[Its run in MLflow]({step.link})\n" if step.link else ""
         table = "\n".join(["| | |", "|---|---|", *figures])
         head = f"**{step.artifact.name}** `{step.artifact.key}` in {record['wall_s']:.1f} s\n"
@@ -94,11 +94,3 @@ def key_of(step: Step) -> str:
 
 def _dashed(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "stage"
-
-
-def _nested(value: Json) -> bool:
-    return isinstance(value, dict | list)
-
-
-def _text(value: Json) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

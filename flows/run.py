@@ -6,16 +6,17 @@ import importlib.util
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.lineage import Json, Report, check, read_json, write_json
+from data.lineage import RECORD, BrokenArtifact, Json, Report, check, read_json, write_json
 from flows import r1 as figure
 from flows.display import Watch
 from flows.recipe import Recipe, settings_of
 from flows.server import prefect_for
-from tasks.stage import Session, Step, session
+from tasks.stage import Session, Step, locked, session
 
 FLOWS: dict[str, Callable[[Recipe], object]] = {"r1": figure.r1, "bases": figure.bases}
 
@@ -46,6 +47,31 @@ def closure(recipe: Recipe, runs: Path, targets: Sequence[str]) -> frozenset[str
     return frozenset(found)
 
 
+@contextmanager
+def naming_dependents(recipe: Recipe, runs: Path) -> Iterator[None]:
+    """Let the error about a broken artifact say what stands on it, and what to do."""
+    try:
+        yield
+    except BrokenArtifact as error:
+        steps = plan(recipe, runs)
+        found = {error.name}
+        for step in steps:
+            if any(parent.name in found for parents in step.parents.values() for parent in parents):
+                found.add(step.artifact.name)
+        names = [step.artifact.name for step in steps if step.artifact.name in found - {error.name}]
+        on_it = f"; {', '.join(names)} stand on it" if names else ""
+        raise ValueError(f"{error}{on_it}. `r1 run {recipe.name} --remake {error.name}` makes it again") from None
+
+
+def forget(recipe: Recipe, runs: Path, names: Sequence[str]) -> None:
+    """Delete artifacts of a recipe by name, to be made again. Raises ValueError for an unknown name."""
+    keys = closure(recipe, runs, names)
+    for step in plan(recipe, runs):
+        if step.artifact.name in names and step.artifact.key in keys:
+            with locked(runs / f".{step.artifact.key}.lock"):
+                shutil.rmtree(step.artifact.folder, ignore_errors=True)
+
+
 def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every_s: float = 30.0) -> Path:
     """Make what is not there yet; returns the path of `report.json`.
 
@@ -56,14 +82,15 @@ def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every
     steps = plan(recipe, runs)
     watch = Watch(len(steps))
     if all(step.cached for step in steps):
-        for step in steps:
-            check(step.artifact)
-            watch.end(step)
+        with naming_dependents(recipe, runs):
+            for step in steps:
+                check(step.artifact)
+                watch.end(step)
         return conclude(recipe, runs, steps, time.monotonic() - begun)
     runs.mkdir(parents=True, exist_ok=True)
     if plain:
         opened = Session(runs, "plain", device, displays=[watch], save_every_s=save_every_s)
-        with session(opened):
+        with session(opened), naming_dependents(recipe, runs):
             FLOWS[recipe.flow](recipe)
         return conclude(recipe, runs, opened.steps, time.monotonic() - begun)
     with prefect_for(runs):
@@ -113,7 +140,7 @@ def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
     made = {entry["name"]: entry for entry in read_json(last)["stages"]}.get(step.artifact.name)
     if made is None:
         return [Reason("stage", None, step.artifact.stage)]
-    record_file = runs / f"{made['stage']}-{made['fingerprint']}" / "record.json"
+    record_file = runs / f"{made['stage']}-{made['fingerprint']}" / RECORD
     if not record_file.is_file():
         return [Reason("artifact", "deleted", None)]
     record = read_json(record_file)
@@ -126,6 +153,14 @@ def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
         for (argument, name), key in after.items()
         if before.get((argument, name)) != key
     ]
+
+
+def outdated(step: Step) -> bool:
+    """Whether a stage's source has changed since its artifact was made, while its version has not."""
+    if not step.artifact.done:
+        return False
+    record = step.artifact.record()
+    return bool(record["version"] == step.version and record.get("source", step.source) != step.source)
 
 
 def _differences(before: Json, after: Json, path: str) -> list[Reason]:

@@ -19,7 +19,7 @@ from data.parent import end_with_parent
 from flows import recipe as recipes
 from flows.board import Board, show_stages
 from flows.recipe import Recipe
-from flows.run import FLOWS, closure, conclude, default_device
+from flows.run import FLOWS, closure, conclude, default_device, naming_dependents
 from flows.sweep import owned
 from tasks.stage import Display, Session, session
 from tasks.tracking import MlflowTracker
@@ -48,7 +48,7 @@ def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: f
         end_with_parent()
     with owned(runs, str(flow_run.id)):
         try:
-            with session(opened):
+            with session(opened), naming_dependents(settled, runs):
                 FLOWS[settled.flow](settled)
         except Exception:
             tracker.close("FAILED")
@@ -56,6 +56,9 @@ def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: f
         except BaseException:
             tracker.close("KILLED")
             raise
+        for step in opened.steps:
+            if step.artifact.done:
+                tracker.place(step.artifact)
         tracker.close()
         show_stages([step for step in opened.steps if step.artifact.done], settled.name)
     return conclude(settled, runs, opened.steps, time.monotonic() - begun)

@@ -434,7 +434,10 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     for step, metrics, trajectories in train(apprentice, room, resume(apprentice, room, run.state)):
         run.log(step, config.max_steps, metrics)
         if trajectories:
-            write_shard(run.folder, f"rollout-{step:08d}", as_frame(trajectories))
+            frame = as_frame(trajectories)
+            write_shard(run.folder, f"rollout-{step:08d}", frame)
+            if (step - 1) % config.save_steps < config.steps_per_generation:
+                run.show(step, frame)
         if step % config.save_steps == 0 and step < config.max_steps:
             checkpoint.save(run.folder / "checkpoints" / f"step-{step:06d}", speaker.model, speaker.tokenizer)
         run.save(step, partial(state_of, apprentice, room, step))

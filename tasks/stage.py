@@ -42,6 +42,7 @@ from data.lineage import (
     check,
     file_digests,
     fingerprint,
+    sha256_of,
     write_json,
 )
 from tasks import resume
@@ -87,12 +88,16 @@ class Tracker(Protocol):
     def fail(self, run_id: str, killed: bool) -> None:
         """Close the history of a stage that did not end."""
 
+    def show(self, run_id: str, rows: Sequence[Mapping[str, Json]], at: int) -> None:
+        """Add trajectories that people may want to read."""
+
 
 @dataclass(slots=True)
 class Step:
     """One call of a stage: what it would make, out of what, and what came of it in this session.
 
-    `link` is where its history is shown, once it has one.
+    `sentence` says what the stage does, `source` is a digest of the file that says how, and `link` is where its
+    history is shown, once it has one.
     """
 
     artifact: Artifact
@@ -102,6 +107,8 @@ class Step:
     cached: bool
     wall_s: float = 0.0
     index: int = 0
+    sentence: str = ""
+    source: str = ""
     link: str = ""
 
 
@@ -194,6 +201,14 @@ class Run:
             self.session.tracker.log(self.run_id, metrics, done)
         self.progress(done, total, metrics)
 
+    def show(self, step: int, trajectories: pl.DataFrame) -> None:
+        """Let people read some trajectories of a step: the best, the worst and the longest."""
+        if self.session.tracker:
+            by_reward = trajectories.sort("reward", "tokens")
+            shown = pl.concat([by_reward.head(1), by_reward.tail(1), trajectories.sort("tokens").tail(1)])
+            rows = [row | {"policy": self.name} for row in shown.unique("id", maintain_order=True).to_dicts()]
+            self.session.tracker.show(self.run_id, rows, step)
+
     def save(self, step: int, state: Callable[[], State]) -> None:
         """Save the state after a step, when it is time to: another attempt will go on from there.
 
@@ -234,6 +249,7 @@ def stage(
 
     def decorate(body: Body[P]) -> Callable[Concatenate[str, P], A]:
         signature = inspect.signature(body)
+        source = sha256_of(Path(inspect.getfile(body)))[:12]
 
         @wraps(body)
         def call(name: str, /, *args: P.args, **kwargs: P.kwargs) -> A:
@@ -244,6 +260,8 @@ def stage(
             bound.apply_defaults()
             given = dict(list(bound.arguments.items())[1:])
             step = _plan(makes, name, body.__name__, version, given, now)
+            step.sentence = (body.__doc__ or "").partition("\n")[0]
+            step.source = source
             if now.wanted is None or step.artifact.key in now.wanted:
                 if now.mode == "run":
                     _submit(step, body, given, now, heavy)
@@ -392,6 +410,7 @@ def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[s
         "name": artifact.name,
         "stage": artifact.stage,
         "version": step.version,
+        "source": step.source,
         "fingerprint": artifact.fingerprint,
         "config": step.config,
         "parents": [

@@ -6,18 +6,24 @@ step, the datasets and checkpoints that came in, and those that went out.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import mlflow
+import polars as pl
 from mlflow import MlflowClient
 from mlflow.entities import (
+    AssessmentSource,
     Dataset,
     DatasetInput,
     InputTag,
@@ -26,11 +32,33 @@ from mlflow.entities import (
     Metric,
     Param,
 )
+from mlflow.exceptions import MlflowException
 
-from data.lineage import METRICS, TIMES, Artifact, Json, Judge, Policy, Table
+from data.lineage import METRICS, TIMES, Artifact, Json, Judge, Policy, Report, Table
+from data.store import read_table
+from tasks.describe import Link, describe, waterfall
 from tasks.resume import RESUME
 from tasks.stage import Metrics, Step
 
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+RULE = AssessmentSource(source_type="CODE", source_id="r1")
+CONTEXTS = {
+    ("finetune", "rows"): "training",
+    ("pretrain", "rows"): "training",
+    ("reinforce", "problems"): "rollout",
+    ("generate", "problems"): "rollout",
+    ("curate", "trajectories"): "curation",
+    ("curate", "general"): "curation",
+    ("curate", "heldout"): "decontamination",
+    ("label", "trajectories"): "preference",
+    ("train_judge", "labels"): "preference",
+    ("evaluate", "problems"): "evaluation",
+    ("trace_curve", "problems"): "evaluation",
+}
+"""What a table is to the stage that takes it."""
+
+TAG_CHARACTERS = 8_000  # MLflow cuts longer tags without a word
 FLUSH_EVERY_S = 5.0
 PARAM_CHARACTERS = 6_000  # MLflow cuts longer values without a word
 
@@ -51,6 +79,7 @@ class MlflowTracker:
         uri = store_uri(runs)
         mlflow.set_tracking_uri(uri)
         self.client = MlflowClient(uri)
+        self.recipe = recipe
         self.experiment_id = self._experiment(recipe, runs)
         self.pipeline = self._pipeline_run(recipe)
         self._pending: dict[str, list[Metric]] = {}
@@ -115,9 +144,57 @@ class MlflowTracker:
         queue += [Metric(metric_name(f"summary/{key}"), float(value), now, 0) for key, value in figures.items()]
         self._flush(run_id)
         noted = self._log_output(run_id, step, record)
-        self.client.set_tag(run_id, "mlflow.note.content", describe(step, record))
+        if isinstance(step.artifact, Report):
+            self._log_figures(run_id, step, figures)
+        self._describe(run_id, record, step)
+        for parent in {parent.key: parent for parents in step.parents.values() for parent in parents}.values():
+            self._add_child(parent, Link(step.artifact.name, self.experiment_id, run_id))
         self.client.set_terminated(run_id, "FINISHED")
         return noted
+
+    def show(self, run_id: str, rows: Sequence[Mapping[str, Json]], at: int) -> None:
+        """Log trajectories as traces: prompt, thinking, summary, and what was thought of them as assessments."""
+        shown = self._shown(run_id)
+        spans = {}
+        for row in rows:
+            if row["id"] in shown:
+                continue
+            tags = {"row": row["id"], "step": str(at), "policy": row["policy"], "family": row["family"], "run": run_id}
+            span = mlflow.start_span_no_context(
+                row["id"], inputs={"prompt": row["prompt"]}, experiment_id=self.experiment_id, tags=tags,
+                metadata={"mlflow.sourceRun": run_id},
+            )  # fmt: skip
+            span.set_outputs({name: row[name] for name in ("thinking", "answer", "completion")})
+            span.end()
+            spans[span.trace_id] = row
+        mlflow.flush_trace_async_logging()
+        for trace_id, row in spans.items():
+            for name, value in assessments(row).items():
+                mlflow.log_feedback(trace_id=trace_id, name=name, value=value, source=RULE)
+
+    def _shown(self, run_id: str) -> set[str]:
+        """Rows that an earlier attempt has shown already."""
+        if run_id not in self._known:
+            return set()
+        found = self.client.search_traces(locations=[self.experiment_id], filter_string=f"tags.run = '{run_id}'")
+        return {trace.info.tags["row"] for trace in found}
+
+    def place(self, artifact: Artifact) -> None:
+        """Let the alias of a station point at the checkpoint that stands there now."""
+        if isinstance(artifact, Judge) or not isinstance(artifact, Policy):
+            return
+        model_id = _noted(artifact, "mlflow_model_id")
+        if not model_id:
+            return
+        with suppress(MlflowException):  # it exists
+            self.client.create_registered_model(self.recipe)
+        found = self.client.search_model_versions(f"name = '{self.recipe}'")
+        version = next((each.version for each in found if each.model_id == model_id), None)
+        if version is None:
+            source, run_id = f"models:/{model_id}", _noted(artifact, "mlflow_run_id")
+            made = self.client.create_model_version(self.recipe, source, run_id=run_id, model_id=model_id)
+            version = made.version
+        self.client.set_registered_model_alias(self.recipe, artifact.name, version)
 
     def fail(self, run_id: str, killed: bool) -> None:
         """Close the run of a stage that did not end."""
@@ -138,6 +215,57 @@ class MlflowTracker:
     def _pipeline_run(self, recipe: str) -> str:
         tags = {"mlflow.runName": f"r1 {recipe} {time.strftime('%Y-%m-%d %H:%M:%S')}", "pipeline": recipe}
         return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
+
+    def _describe(self, run_id: str, record: Mapping[str, Json], step: Step | None = None) -> None:
+        """Write the description of a run anew, with what is known of its parents and children."""
+        tags = self.client.get_run(run_id).data.tags
+        if step is not None:
+            parents = {each.key: each for several in step.parents.values() for each in several}.values()
+            links = [self._link(parent) for parent in parents]
+            stored = {"parents": json.dumps([astuple(link) for link in links if link]), "says": step.sentence}
+            stored |= {"waterfall": _waterfall(step.artifact.folder)}
+            for key, value in stored.items():
+                self.client.set_tag(run_id, f"mlflow.r1.{key}", value[:TAG_CHARACTERS])
+            tags = tags | {f"mlflow.r1.{key}": value for key, value in stored.items()}
+        above, below = (json.loads(tags.get(f"mlflow.r1.{kind}", "[]")) for kind in ("parents", "children"))
+        note = describe(
+            record,
+            tags.get("mlflow.r1.says", ""),
+            [Link(*each) for each in above],
+            [Link(*each) for each in below],
+            tags.get("mlflow.r1.waterfall", ""),
+        )
+        self.client.set_tag(run_id, "mlflow.note.content", note)
+
+    def _add_child(self, parent: Artifact, child: Link) -> None:
+        """Name a run on the page of one of its parents."""
+        run_id = _noted(parent, "mlflow_run_id")
+        if not run_id:
+            return  # made without MLflow
+        tags = self.client.get_run(run_id).data.tags
+        children = [each for each in json.loads(tags.get("mlflow.r1.children", "[]")) if each[2] != child.run]
+        self.client.set_tag(run_id, "mlflow.r1.children", json.dumps([*children, astuple(child)]))
+        self._describe(run_id, parent.record())
+
+    def _link(self, artifact: Artifact) -> Link | None:
+        run_id = _noted(artifact, "mlflow_run_id")
+        if not run_id:
+            return None
+        return Link(artifact.name, self.client.get_run(run_id).info.experiment_id, run_id)
+
+    def _log_figures(self, run_id: str, step: Step, figures: Mapping[str, float]) -> None:
+        """Note the figures of an evaluation on the checkpoint that was measured, against the problems it was asked."""
+        policies = [each for several in step.parents.values() for each in several if isinstance(each, Policy)]
+        tables = [each for several in step.parents.values() for each in several if isinstance(each, Table)]
+        if len(policies) != 1 or len(tables) != 1:
+            return
+        model_id, dataset = _noted(policies[0], "mlflow_model_id"), _dataset(tables[0])
+        if model_id:
+            for key, value in figures.items():
+                self.client.log_metric(
+                    run_id, metric_name(key), float(value), model_id=model_id,
+                    dataset_name=dataset.name, dataset_digest=dataset.digest,
+                )  # fmt: skip
 
     def _leftover(self, artifact: Artifact) -> mlflow.entities.Run | None:
         """The last run of an artifact, where it did not finish."""
@@ -173,9 +301,10 @@ class MlflowTracker:
         for argument, parents in step.parents.items():
             for parent in parents:
                 if isinstance(parent, Policy):
-                    models += [LoggedModelInput(_model_id(parent))]
+                    models += [LoggedModelInput(_noted(parent, "mlflow_model_id"))]
                 elif isinstance(parent, Table):
-                    datasets += [DatasetInput(_dataset(parent), [InputTag("mlflow.data.context", argument)])]
+                    context = CONTEXTS.get((step.artifact.stage, argument), argument)
+                    datasets += [DatasetInput(_dataset(parent), [InputTag("mlflow.data.context", context)])]
         models = [model for model in models if model.model_id]
         if datasets or models:
             self.client.log_inputs(run_id, datasets=datasets, models=models)
@@ -186,19 +315,30 @@ class MlflowTracker:
         artifact = step.artifact
         self.client.set_tag(run_id, "folder", str(artifact.folder.resolve()))
         if isinstance(artifact, Policy):
-            model = mlflow.create_external_model(
-                name=artifact.key,
-                source_run_id=run_id,
-                params={"folder": str(artifact.folder.resolve()), "station": artifact.name},
-                model_type="reward_model" if isinstance(artifact, Judge) else "policy",
-                experiment_id=self.experiment_id,
-            )
-            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
-            return {"mlflow_run_id": run_id, "mlflow_model_id": model.model_id}
+            kind = "reward_model" if isinstance(artifact, Judge) else "policy"
+            outputs = [self._model(run_id, artifact, artifact.key, artifact.folder / "policy", kind)]
+            for folder in sorted((artifact.folder / "checkpoints").glob("step-*")):
+                at = int(folder.name.removeprefix("step-"))
+                outputs.append(self._model(run_id, artifact, f"{artifact.key}-{folder.name}", folder, kind, at))
+            self.client.log_outputs(run_id, outputs)
+            return {"mlflow_run_id": run_id, "mlflow_model_id": outputs[0].model_id}
         if isinstance(artifact, Table):
             made = DatasetInput(_dataset(artifact, record), [InputTag("mlflow.data.context", "output")])
             self.client.log_inputs(run_id, datasets=[made])
         return {"mlflow_run_id": run_id}
+
+    def _model(
+        self, run_id: str, artifact: Artifact, name: str, folder: Path, kind: str, at: int = 0
+    ) -> LoggedModelOutput:
+        """Name a checkpoint in MLflow; its files stay where they are."""
+        model = mlflow.create_external_model(
+            name=name,
+            source_run_id=run_id,
+            params={"folder": str(folder.resolve()), "station": artifact.name},
+            model_type=kind,
+            experiment_id=self.experiment_id,
+        )
+        return LoggedModelOutput(model.model_id, at)
 
 
 def metric_name(name: str) -> str:
@@ -217,25 +357,39 @@ def flatten(config: Mapping[str, Json], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def describe(step: Step, record: Mapping[str, Json]) -> str:
-    """Say in Markdown what a stage did, with its figures and its parents."""
-    parents = ", ".join(f"`{parent['name']}` ({parent['key']})" for parent in record["parents"]) or "nothing"
-    figures = [
-        f"- {key}: {value:.4g}" if isinstance(value, float) else f"- {key}: {value}"
-        for key, value in record["summary"].items()
-        if isinstance(value, int | float | str)
-    ]
-    head = f"**{step.artifact.name}** made by `{step.artifact.stage}` from {parents} in {record['wall_s']} s."
-    return "\n".join([head, "", *figures])
+def assessments(row: Mapping[str, Json]) -> dict[str, float | str]:
+    """Verdict, total reward and each part of it, as far as a trajectory has them."""
+    parts = {name.removeprefix("reward_"): row[name] for name in row if name.startswith("reward_")}
+    found = {"verdict": row["verdict"], "reward": row["reward"], "advantage": row["advantage"], **parts}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _model_id(parent: Artifact) -> str:
-    return str(parent.record().get("mlflow_model_id", ""))
+def _waterfall(folder: Path) -> str:
+    counts = folder / "waterfall.parquet"
+    return waterfall(read_table(counts), read_table(folder / "dropped.parquet")) if counts.is_file() else ""
+
+
+def _noted(artifact: Artifact, key: str) -> str:
+    """An id that an artifact's record keeps; empty where it was made without MLflow."""
+    return str(artifact.record().get(key, ""))
 
 
 def _dataset(table: Artifact, record: Mapping[str, Json] | None = None) -> Dataset:
+    """A table as MLflow names it: by the digest of its content, with its rows and columns."""
     record = record or table.record()
-    source = json.dumps({"folder": str(table.folder.resolve())})
-    profile = json.dumps({key: value for key, value in record["summary"].items() if isinstance(value, int | float)})
-    digest = record["fingerprint"]
-    return Dataset(table.name, digest, "local", source, schema="{}", profile=profile)
+    files = sorted(table.folder.glob("*.parquet"))
+    content = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()[:36]
+    columns = [
+        {"name": f"{file.stem}.{name}", "type": str(kind), "required": False}
+        for file in files
+        for name, kind in pl.read_parquet_schema(file).items()
+    ]
+    profile = {"num_rows": record["summary"].get("rows"), "artifact": record["key"]}
+    return Dataset(
+        table.name,
+        content,
+        "local",
+        json.dumps({"uri": str(table.folder.resolve())}),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(profile),
+    )
