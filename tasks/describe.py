@@ -31,13 +31,9 @@ def describe(
     """Say what a stage did. `record` is that of its artifact; `more` is Markdown to put at the end."""
     figures = [f"| {key} | {text(value)} |" for key, value in record["summary"].items() if not nested(value)]
     lines = [
-        f"**{record['name']}** · {sentence}",
+        f"{sentence} From {_listed(parents)}; used by {_listed(children)}.",
         "",
         f"`{record['key']}`, made in {record['wall_s']:.1f} s on {record['made_on']['device']}",
-        "",
-        f"From: {_listed(parents)}",
-        "",
-        f"Used by: {_listed(children)}",
         "",
         "| | |",
         "|---|---|",
