@@ -1,4 +1,5 @@
 # r1: the whole recipe at miniature scale.  test: the tests.  Both set up .venv first.
+# system: tests with real servers and a browser (Chromium).  chaos: 50 kills, and what comes out is the same.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,6 +9,12 @@ r1: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+system: $(VENV)/installed
+	$(BIN)/python -m pytest -m system tests/system
+
+chaos: $(VENV)/installed
+	$(BIN)/python tests/chaos.py --kills 50
 
 check: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -25,4 +32,4 @@ $(VENV)/installed: requirements.lock requirements-nodeps.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.lock -e .
 	touch $@
 
-.PHONY: r1 test check seeds
+.PHONY: r1 test system chaos check seeds

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,71 @@ def test_a_row_is_traced_to_its_trajectory_and_problem(runs: Path) -> None:
     told = r1("trace", f"tiny/rejection_rows/{row}", runs=runs).stdout
     for part in ("reward_accuracy", "trajectories.parquet", "problems.parquet", "dev2  reinforce-", "base  adopt-"):
         assert part in told
+
+
+def test_a_row_is_followed_down_to_the_checkpoints_that_learned_from_it(runs: Path) -> None:
+    curated = {read_json(p)["name"]: p.parent for p in runs.glob("curate-*/record.json")}["rejection_rows"]
+    kept = pl.read_parquet(curated / "rows.parquet").filter(pl.col("source") == "trajectory")["id"][0]
+    told = r1("trace", f"tiny/rejection_samples/{kept}", "--down", runs=runs).stdout.splitlines()
+    fates = {line.split()[0]: line.split("  ")[-1] for line in told}
+    assert fates["rejection_rows"] == "took it"
+    assert fates["dev3"] == fates["student_distilled"] == "learned from it"
+    assert fates["r1"] == fates["helpful"] == "checkpoint"
+    assert not fates.keys() & {"dev2", "zero", "student_rl", "dev1"}
+    lost = pl.read_parquet(curated / "dropped.parquet")["id"][0]
+    [only] = r1("trace", f"tiny/rejection_samples/{lost}", "--down", runs=runs).stdout.splitlines()
+    assert only.startswith("rejection_rows")
+    assert only.endswith("dropped it")
+
+
+def test_a_checkpoint_is_followed_to_every_row_it_saw(runs: Path) -> None:
+    curated = {read_json(p)["name"]: p.parent for p in runs.glob("curate-*/record.json")}["rejection_rows"]
+    told = r1("trace", "tiny/dev3", "--rows", runs=runs).stdout.splitlines()
+    of_dev3 = [line.split("  ") for line in told if line.startswith("dev3 ")]
+    rows = pl.read_parquet(curated / "rows.parquet")
+    assert [line[1] for line in of_dev3] == rows["id"].to_list()
+    makers = dict(zip(rows["source"], (line[2] for line in of_dev3), strict=True))
+    assert makers["trajectory"].startswith("by dev2 (reinforce-")
+    assert makers["writers"].startswith("by writers, collect_general version 1, seed 0")
+
+
+def test_what_is_broken_is_found_named_and_made_again(runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    assert r1("verify", runs=copy).returncode == 0
+    rows = {read_json(p)["name"]: p.parent for p in copy.glob("curate-*/record.json")}[
+        "rejection_rows"
+    ] / "rows.parquet"
+    whole = rows.read_bytes()
+    rows.write_bytes(whole[:-100])
+    found = r1("verify", runs=copy)
+    assert found.returncode == 1
+    assert found.stdout.startswith(f"rejection_rows ({rows.parent.name}): rows.parquet; made from it: dev3 (finetune-")
+    stopped = r1("run", "tiny", runs=copy)
+    assert stopped.returncode == 2
+    last = stopped.stderr.splitlines()[-1]
+    assert f"{rows.parent.name}/rows.parquet was changed or is missing since it was made; dev3, " in last
+    assert last.endswith("`r1 run tiny --remake rejection_rows` makes it again")
+    again = r1("run", "tiny", "--plain", "--remake", "rejection_rows", runs=copy)
+    assert again.returncode == 0, again.stderr
+    made = [stage["name"] for stage in read_json(copy / "tiny" / "report.json")["stages"] if not stage["cached"]]
+    assert made == ["rejection_rows"]
+    assert rows.read_bytes() == whole
+
+
+def test_what_no_recipe_needs_is_shown_and_then_deleted(runs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(runs, copy)
+    left = copy / "finetune-0123456789ab"
+    left.mkdir()
+    (left / "half").write_bytes(bytes(5000))
+    before = {path.name for path in copy.glob("*-*")}
+    shown = r1("gc", runs=copy).stdout.splitlines()
+    assert shown[0].split() == ["5", "kB", left.name, "unfinished"]
+    assert "would be freed by r1 gc --delete; 35 artifacts are needed" in shown[-1]
+    assert left.exists()
+    assert "freed; 35 artifacts are needed" in r1("gc", "--delete", runs=copy).stdout
+    assert {path.name for path in copy.glob("*-*")} == before - {left.name}
 
 
 def test_chat_shows_thinking_and_summary(runs: Path) -> None:

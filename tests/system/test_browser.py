@@ -116,11 +116,11 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     """A page, all of whose requests went to this machine."""
-    opened = browser.new_page(viewport={"width": 1400, "height": 1000})
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
     asked: list[str] = []
-    opened.on("request", lambda request: asked.append(request.url))
-    yield opened
-    opened.close()
+    context.on("request", lambda request: asked.append(request.url))
+    yield context.new_page()
+    context.close()
     hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme in ("http", "https", "ws", "wss")}
     assert hosts == {"127.0.0.1"}
 
@@ -257,7 +257,9 @@ def test_r1_run_uses_the_server_and_its_lineage_is_walked_by_clicks(up: Up, page
     shot(page, "mlflow")
     up_and_down = (("dev3", "dev3 (finetune)"), ("base", "base (adopt)"), ("zero", "zero (reinforce)"))
     for link, title in up_and_down:
-        page.get_by_role("link", name=link, exact=True).first.click()
+        with page.expect_popup() as opened:
+            page.get_by_role("link", name=link, exact=True).first.click()
+        page = opened.value
         page.get_by_role("heading", name=title).wait_for()
 
     aliases = client.get_registered_model("tiny").aliases
