@@ -36,7 +36,7 @@ TIMES = "times.jsonl"
 class Settings(BaseModel):
     """Base of every configuration: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BrokenArtifact(ValueError):
@@ -149,8 +149,11 @@ def _is(path: Path, digest: str) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Json]:
-    """Read a JSON object."""
-    value: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON object. Raises ValueError, naming the file, where it is damaged."""
+    try:
+        value: dict[str, Json] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, no JSON: {error}") from None
     return value
 
 

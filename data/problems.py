@@ -6,12 +6,15 @@ problem never stand on different sides.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
+
+import polars as pl
 
 from data.records import Language, Problem
 from data.world.families import SOURCES
@@ -110,12 +113,12 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where it stands, the row) for each row of a file."""
     if not path.exists():
         raise ValueError(f"{path}: no such file")
+    if path.suffix in (".jsonl", ".ndjson", ".parquet") and not path.is_file():
+        raise ValueError(f"{path.name}: a folder, and a {path.suffix} file is expected")
     if path.suffix in (".jsonl", ".ndjson"):
         yield from _json_lines(path)
     elif path.suffix == ".parquet":
-        import polars
-
-        for number, row in enumerate(polars.read_parquet(path).iter_rows(named=True), 1):
+        for number, row in enumerate(_parquet(path).iter_rows(named=True), 1):
             yield f"{path.name} row {number}", row
     elif path.is_dir():
         yield from _saved_dataset(path)
@@ -123,14 +126,24 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise ValueError(f"{path.name}: problems come as .jsonl, .parquet or a saved data set's folder")
 
 
+def _parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, glob=False)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path.name}: not a Parquet file: {str(error).partition(chr(10))[0]}") from None
+
+
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{path.name} line {number}"
-            if not line.strip():
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not text.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(text.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: not UTF-8 at its byte {error.start}") from None
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where}: not JSON: {error}") from None
             if not isinstance(row, dict):

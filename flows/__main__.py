@@ -25,10 +25,14 @@ app = typer.Typer(
 Recipe = Annotated[
     str, typer.Argument(help="A shipped recipe (micro, tiny, seeds, paper) or the path of a .toml file.")
 ]
-Runs = Annotated[Path, typer.Option(help="Folder of artifacts, tracking and locks.", envvar="R1_RUNS")]
+Runs = Annotated[Path, typer.Option(help="Folder of artifacts, tracking and locks.", envvar="R1_RUNS", file_okay=False)]
 Changes = Annotated[
     list[str],
-    typer.Option("--set", help="Change one setting, as in --set zero.num_generations=16. Repeatable."),
+    typer.Option(
+        "--set",
+        help="Change one setting, as in --set zero.num_generations=16, or a table of them, as in "
+        "--set 'problems.columns={prompt=\"question\"}'. Repeatable.",
+    ),
 ]
 
 
@@ -48,20 +52,23 @@ def run(
 ) -> None:
     """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
     from flows import recipe as recipes
-    from flows.run import default_device, forget
+    from flows.inspect import inspect
+    from flows.run import default_device, forget, usable
     from flows.run import run as make
 
     loaded = recipes.load(recipe, changes)
+    inspect(loaded)
+    chosen = usable(device) if device else default_device()
     forget(loaded, runs, remake)
-    print(make(loaded, runs, device or default_device(), plain, save_every))
+    print(make(loaded, runs, chosen, plain, save_every))
 
 
 @app.command()
 def up(
     recipes: Annotated[list[str], typer.Argument(metavar="[RECIPE]...", help="Recipes to serve.")] = ["micro", "tiny"],  # noqa: B006
     runs: Runs = Path("runs"),
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's pages, on loopback.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's pages, on loopback.")] = 5000,
 ) -> None:
     """Start Prefect, MLflow and a runner of the flows: trigger, watch, resume and audit in a browser."""
     from flows.up import up as serve
@@ -73,9 +80,11 @@ def up(
 def show(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> None:  # noqa: B006
     """Print the plan: which stage is done, which would run, and which changed setting or parent is why."""
     from flows import recipe as recipes
+    from flows.inspect import inspect
     from flows.run import outdated, plan, reasons
 
     loaded = recipes.load(recipe, changes)
+    inspect(loaded)
     for step in plan(loaded, runs):
         state = "done" if step.artifact.done else "would run"
         print(f"{step.index + 1:>3} {step.artifact.name:<36} {state:<10} {step.artifact.key}")
@@ -83,13 +92,13 @@ def show(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> No
             print(f"      warning: the source of {step.artifact.stage} changed since, its version did not")
         if not step.artifact.done:
             for reason in reasons(step, runs, loaded.name):
-                print(f"      {reason.what}: {reason.before} -> {reason.after}")
+                print(f"      {reason}")
 
 
 @app.command()
 def trace(
     identity: Annotated[
-        str, typer.Argument(metavar="ID", help="micro/r1, an artifact's key, or a row's id in one: KEY/ROW.")
+        str, typer.Argument(metavar="ID", help="micro/r1, an artifact's key, or a row in one: micro/dev3/ROW.")
     ],
     runs: Runs = Path("runs"),
     down: Annotated[
@@ -135,8 +144,8 @@ def gc(
 def chat(
     identity: Annotated[str, typer.Argument(metavar="ID", help="micro/r1, or a checkpoint's key.")],
     runs: Runs = Path("runs"),
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.6,
-    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.6,
+    max_tokens: Annotated[int, typer.Option(min=1, help="A longer answer is cut off.")] = 256,
 ) -> None:
     """Talk to a checkpoint; the thinking and the summary are shown apart. An empty line or Ctrl-D ends."""
     from flows.chat import converse
@@ -159,19 +168,19 @@ def export(
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(app(standalone_mode=False))
     except typer.Abort:
         sys.exit(130)
     except ValueError as error:
-        print(f"r1: {error}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
     except Exception as error:
-        if type(error).__module__.startswith(("click", "typer")):
-            print(f"r1: {error}", file=sys.stderr)
-            sys.exit(2)
-        raise
+        if not type(error).__module__.startswith(("click", "typer")):
+            raise
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+    print(f"r1: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

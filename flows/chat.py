@@ -40,7 +40,8 @@ def converse(identity: str, runs: Path, temperature: float, max_tokens: int) -> 
         asked = Problem(f"chat/{time.time_ns()}", "", "chat", "en", question, "", "math")
         text = complete(speaker, [asked], sampling, ("chat",))[0][0].text
         parts = parse(text, template)
-        console.print(f"[dim]{parts.thinking if parts.well_formed else text.strip()}[/]", soft_wrap=True)
+        thinking = parts.thinking if parts.well_formed else text.strip()
+        console.print(thinking or "", style="dim", markup=False, soft_wrap=True)
         if parts.well_formed:
             console.print(parts.answer or "", markup=False, soft_wrap=True)
 

@@ -34,8 +34,10 @@ def collect_garbage(runs: Path, delete: bool) -> Iterator[str]:
             name = read_json(folder / RECORD)["name"] if (folder / RECORD).is_file() else "unfinished"
             yield f"{_size(size):>9}  {folder.name}  {name}"
             if delete:
-                with locked(runs / f".{folder.name}.lock"):
+                lock = runs / f".{folder.name}.lock"
+                with locked(lock):
                     shutil.rmtree(folder)
+                    lock.unlink()
     done = "freed" if delete else "would be freed by r1 gc --delete"
     yield f"{_size(total):>9}  {done}; {len(needed)} artifacts are needed"
 

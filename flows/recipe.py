@@ -50,7 +50,7 @@ class BaseConfig(Settings):
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if (self.path is None) == (self.pretrain is None):
-            raise ValueError("a base has either a path or a [pretrain] table")
+            raise ValueError('a base has either a path (such as "seed:base") or a [pretrain] table')
         return self
 
 
@@ -103,6 +103,15 @@ class Recipe(Settings):
     student_rl: GRPOConfig = GRPOConfig(template="zero")
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @model_validator(mode="after")
+    def _has_problems(self) -> Self:
+        for name, problems in (("problems", self.problems), ("heldout", self.heldout)):
+            if self.flow == "r1" and problems.path is None and problems.count == 0:
+                raise ValueError(f"{name}.count = 0 and no {name}.path: there must be reasoning problems")
+        if self.flow == "r1" and self.problems.path is None and self.problems.general_count == 0:
+            raise ValueError("problems.general_count = 0: the reward models need general prompts")
+        return self
+
 
 def settled(recipe: Recipe) -> Recipe:
     """Read a recipe's file anew with the settings that differ from it, so that what hangs on them follows.
@@ -144,9 +153,11 @@ def load(name: str, changes: Sequence[str] = (), overrides: Raw | None = None) -
     Raises ValueError in one line that says what is wrong, where, and what is allowed.
     """
     path = _find(name)
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: not UTF-8 at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path.name}: {error}") from None
     origin = Origin(path, text, tuple(_apply(raw, change) for change in changes))

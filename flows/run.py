@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import time
@@ -131,6 +130,9 @@ class Reason:
     before: Json
     after: Json
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.before} -> {self.after}" if self.before != self.after else self.what
+
 
 def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
     """Compare a step with what the recipe's last run made under its name."""
@@ -139,10 +141,10 @@ def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
         return []
     made = {entry["name"]: entry for entry in read_json(last)["stages"]}.get(step.artifact.name)
     if made is None:
-        return [Reason("stage", None, step.artifact.stage)]
+        return [Reason("the last run had no such stage", None, None)]
     record_file = runs / f"{made['stage']}-{made['fingerprint']}" / RECORD
     if not record_file.is_file():
-        return [Reason("artifact", "deleted", None)]
+        return [Reason("its artifact was deleted", None, None)]
     record = read_json(record_file)
     found = [Reason("stage version", record["version"], step.version)] if record["version"] != step.version else []
     found += _differences(record["config"], step.config, "")
@@ -175,9 +177,18 @@ def _differences(before: Json, after: Json, path: str) -> list[Reason]:
 
 
 def default_device() -> str:
-    """`cuda` where there is one, else `cpu`."""
-    if importlib.util.find_spec("torch") is None or os.environ.get("R1_DEVICE"):
-        return os.environ.get("R1_DEVICE", "cpu")
+    """That of `R1_DEVICE`; without it `cuda` where there is one, else `cpu`."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return usable(os.environ.get("R1_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def usable(device: str) -> str:
+    """Return the device. Raises ValueError where this machine has none of that name."""
+    import torch
+
+    count = torch.cuda.device_count()
+    there = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if device not in there:
+        raise ValueError(f"no device {device!r} here; there are {', '.join(there)}")
+    return device

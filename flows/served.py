@@ -18,6 +18,7 @@ from prefect.runtime import deployment, flow_run
 from data.parent import end_with_parent
 from flows import recipe as recipes
 from flows.board import Board, show_stages
+from flows.inspect import inspect
 from flows.recipe import Recipe
 from flows.run import FLOWS, closure, conclude, default_device, naming_dependents
 from flows.sweep import owned
@@ -33,6 +34,7 @@ def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: f
     begun = time.monotonic()
     runs = Path(os.environ["R1_RUNS"])
     settled = recipes.settled(recipe)
+    inspect(settled)
     tracker = MlflowTracker(runs, settled.name)
     opened = Session(
         runs,

@@ -19,14 +19,15 @@ def find(identity: str, runs: Path) -> Artifact:
     """Find an artifact by `recipe/name` or by its key (or the start of one). Raises ValueError with what there is."""
     recipe, _, name = identity.partition("/")
     report = runs / recipe / "report.json"
-    if name and report.is_file():
+    if recipe and ".." not in identity and report.is_file():
         stages = {entry["name"]: entry for entry in read_json(report)["stages"]}
         if name not in stages:
-            raise ValueError(f"{recipe} has no stage {name!r}; it has {', '.join(sorted(stages))}")
+            asked = f"no stage {name!r}" if name else "many stages"
+            raise ValueError(f"{recipe} has {asked}; name one as in {recipe}/r1: {', '.join(sorted(stages))}")
         entry = stages[name]
         return Policy(name, entry["stage"], entry["fingerprint"], runs)
     keys = sorted(folder.parent.name for folder in runs.glob(f"*-*/{RECORD}"))
-    matching = [key for key in keys if key.startswith(recipe)]
+    matching = [key for key in keys if recipe and key.startswith(recipe)]
     if len(matching) != 1:
         found = f"{len(matching)} artifacts begin so" if matching else "no such artifact"
         raise ValueError(f"{identity!r}: {found} under {runs}; give recipe/name, such as micro/r1, or a whole key")
@@ -40,7 +41,7 @@ def parse(identity: str, runs: Path) -> tuple[Artifact, str]:
     if (runs / head / "report.json").is_file():
         name, _, row = rest.partition("/")
         return find(f"{head}/{name}", runs), row
-    return find(head, runs), rest
+    return find(head if rest else identity, runs), rest
 
 
 def lines(identity: str, runs: Path) -> Iterator[str]:
@@ -48,10 +49,19 @@ def lines(identity: str, runs: Path) -> Iterator[str]:
     artifact, row = parse(identity, runs)
     if row:
         yield from _row(artifact, row)
-    for depth, record in ancestors(artifact.key, runs):
-        figures = {key: value for key, value in record["summary"].items() if isinstance(value, int | float)}
-        told = "  ".join(f"{key} {value:.4g}" for key, value in list(figures.items())[:6])
-        yield f"{'  ' * depth}{record['name']}  {record['key']}  {told}"
+    yield from _above(artifact.key, 0, set(), runs)
+
+
+def _above(key: str, depth: int, seen: set[str], runs: Path) -> Iterator[str]:
+    """An artifact and, indented beneath it, what it was made from; what was told before is only named."""
+    record = read_json(runs / key / RECORD)
+    figures = {name: value for name, value in record["summary"].items() if isinstance(value, int | float)}
+    told = "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:6])
+    yield f"{'  ' * depth}{record['name']}  {key}  {'(above)' if key in seen else told}"
+    if key not in seen:
+        seen.add(key)
+        for parent in record["parents"]:
+            yield from _above(parent["key"], depth + 1, seen, runs)
 
 
 def rows(identity: str, runs: Path) -> Iterator[str]:
@@ -184,7 +194,8 @@ def write_checkpoint(artifact: Artifact, folder: Path) -> Path:
         raise ValueError(f"{artifact.key} holds no checkpoint")
     if folder.exists():
         raise ValueError(f"{folder} exists already; name a folder that does not")
-    beside = folder.with_name(folder.name + ".tmp")
+    beside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)  # left by an export that was stopped
     shutil.copytree(policy.checkpoint, beside)
     for told in (RECORD, METRICS):
         if (artifact.folder / told).is_file():

@@ -18,15 +18,21 @@ from flows import server
 from flows.recipe import Recipe, settings_of
 
 SWEEP_EVERY_S = 15.0
+LOCK = ".up.lock"
 
 
 def up(runs: Path, names: Sequence[str], prefect_port: int, mlflow_port: int) -> None:
     """Serve recipes until this process is told to end. Raises ValueError for a port in use, or a second `r1 up`."""
     served = [recipes.load(name) for name in names]
+    if prefect_port == mlflow_port:
+        raise ValueError(f"--prefect-port and --mlflow-port are both {mlflow_port}; they must differ")
+    if (runs / LOCK).exists():
+        with _only_one(runs):
+            pass
+    server.check_free(prefect_port, "--prefect-port")
+    server.check_free(mlflow_port, "--mlflow-port")
     runs.mkdir(parents=True, exist_ok=True)
     with _only_one(runs):
-        server.check_free(prefect_port, "--prefect-port")
-        server.check_free(mlflow_port, "--mlflow-port")
         prefect, mlflow = server.prefect(runs, prefect_port), server.mlflow(runs, mlflow_port)
         os.environ.update(server.environment(runs, prefect.url) | {"R1_MLFLOW_URL": mlflow.url})
         print("starting Prefect and MLflow ...", flush=True)
@@ -81,7 +87,7 @@ def deployments(served: Sequence[Recipe]) -> list[Any]:
 
 @contextmanager
 def _only_one(runs: Path) -> Iterator[None]:
-    with (runs / ".up.lock").open("a+") as file:
+    with (runs / LOCK).open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

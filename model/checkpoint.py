@@ -88,6 +88,28 @@ def load(
     return model.eval(), Tokenizer.load(folder)
 
 
+def inspect(folder: str | Path) -> None:
+    """Check that a policy's folder can be loaded, by its configuration, its tensors' shapes and its tokenizer.
+
+    Raises ValueError as `load` does; no weight is read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError("not a folder")
+    if not (folder / _CONFIG).is_file():
+        raise ValueError(f"no {_CONFIG} in it")
+    try:
+        values = json.loads((folder / _CONFIG).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{_CONFIG} is no JSON: {error}") from None
+    if REWARD_ARCHITECTURE in (values.get("architectures") or []):
+        raise ValueError("a reward model, which scores texts and writes none")
+    with torch.device("meta"):
+        model = Transformer(ModelConfig.from_dict(values))
+    _check_names(official_tensors(model), _shapes(folder), model.config)
+    Tokenizer.load(folder)
+
+
 def official_tensors(model: Model) -> dict[str, Tensor]:
     """The model's tensors under their official names; stacked experts become views, one for each."""
     return {name: tensor for ours, whole in _state(model).items() for name, tensor in _official(model, ours, whole)}
@@ -97,15 +119,20 @@ def official_tensors(model: Model) -> dict[str, Tensor]:
 def load_official(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors of official names into a model. Raises ValueError at the first that does not fit."""
     own = official_tensors(model)
+    _check_names(own, {name: tensor.shape for name, tensor in tensors.items()}, model.config)
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def _check_names(own: Mapping[str, Tensor], tensors: Mapping[str, torch.Size], config: ModelConfig) -> None:
     if missing := own.keys() - tensors.keys():
         raise ValueError(f"missing tensor {min(missing)!r} ({len(missing)} in all)")
-    shared = _shared(model.config)
+    shared = _shared(config)
     if unexpected := tensors.keys() - own.keys() - shared:
         raise ValueError(f"unexpected tensor {min(unexpected)!r} ({len(unexpected)} in all)")
     for name, tensor in own.items():
-        if tensor.shape != tensors[name].shape:
-            raise ValueError(f"tensor {name!r} must be {tuple(tensor.shape)}, got {tuple(tensors[name].shape)}")
-        tensor.copy_(tensors[name])
+        if tensor.shape != tensors[name]:
+            raise ValueError(f"tensor {name!r} must be {tuple(tensor.shape)}, got {tuple(tensors[name])}")
 
 
 def _state(model: Model) -> dict[str, Tensor]:
@@ -165,19 +192,26 @@ def _write_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
+    return {name: opened.get_tensor(name) for opened, name in _stored_tensors(folder)}
+
+
+def _shapes(folder: Path) -> dict[str, torch.Size]:
+    return {name: torch.Size(opened.get_slice(name).get_shape()) for opened, name in _stored_tensors(folder)}
+
+
+def _stored_tensors(folder: Path) -> Iterator[tuple[Any, str]]:
+    """Every tensor of a folder, by the opened file that holds it and its name."""
     files = [_WEIGHTS]
     if (folder / _INDEX).is_file():
         files = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
-    tensors = {}
     for file in files:
         if not (folder / file).is_file():
             raise ValueError(f"no {file} in {folder}")
         try:
             with safe_open(folder / file, "pt") as opened:
-                tensors.update({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
+                yield from ((opened, name) for name in opened.keys())  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{folder / file} is not a whole safetensors file: {error}") from error
-    return tensors
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

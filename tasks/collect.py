@@ -68,6 +68,13 @@ class ProblemsConfig(Settings):
 
     @field_validator("families")
     @classmethod
+    def _weighed(cls, families: dict[str, float]) -> dict[str, float]:
+        if not families or min(families.values()) < 0 or sum(families.values()) <= 0:
+            raise ValueError("families are weighed by shares of 0 or more, and some by more than 0")
+        return families
+
+    @field_validator("families")
+    @classmethod
     def _known(cls, families: dict[str, float]) -> dict[str, float]:
         if unknown := families.keys() - SOURCES.keys():
             raise ValueError(f"unknown families {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(SOURCES))}")
@@ -90,7 +97,7 @@ def digest_of(path: Path) -> str:
 @stage(version=1, makes=Table)
 def collect(run: Run, config: ProblemsConfig) -> Summary:
     """Write `problems.parquet`: reasoning problems and general prompts of one split."""
-    reasoning = _own(config) if config.path else _generated(config)
+    reasoning = own_problems(config) if config.path else _generated(config)
     frame = as_frame([*reasoning, *_general(config)])
     write_table(run.folder / "problems.parquet", frame)
     counts = frame.group_by("family").len().sort("family")
@@ -105,7 +112,8 @@ def _general(config: ProblemsConfig) -> list[Problem]:
     return list(generate(GENERAL, config.general_count, config.seed, config.split)) if config.general_count else []
 
 
-def _own(config: ProblemsConfig) -> list[Problem]:
+def own_problems(config: ProblemsConfig) -> list[Problem]:
+    """Read and validate the problems of a file, and keep those of the split. Raises ValueError for a broken row."""
     assert config.path is not None
     problems = read_problems(config.path, config.columns)
     for problem in problems:

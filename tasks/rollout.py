@@ -77,6 +77,7 @@ def complete(
     """
     tokenizer = speaker.tokenizer
     prompts = tokenizer.encode_batch([render(problem.prompt, sampling.template) for problem in problems])
+    _check_room(speaker, problems, prompts, sampling)
     seeds = [
         [seed_of(sampling.seed, *stream, problem.id, number) for number in numbers]
         for problem, numbers in zip(problems, _numbers(len(problems), sampling, firsts), strict=True)
@@ -98,6 +99,20 @@ def complete(
         ]
         for group in groups
     ]
+
+
+def _check_room(
+    speaker: Speaker, problems: Sequence[Problem], prompts: Sequence[Sequence[int]], sampling: Sampling
+) -> None:
+    """Raise ValueError where a prompt or the longest completion does not fit into the model's context."""
+    context = speaker.model.config.max_position_embeddings
+    if sampling.max_completion_length >= context:
+        raise ValueError(
+            f"max_completion_length = {sampling.max_completion_length} fills the context of {context} tokens"
+        )
+    for problem, prompt in zip(problems, prompts, strict=True):
+        if len(prompt) >= context:
+            raise ValueError(f"problem {problem.id}: {len(prompt)} tokens, and the context has {context}")
 
 
 def _numbers(problems: int, sampling: Sampling, firsts: Sequence[int] | None) -> list[range]:

@@ -249,7 +249,8 @@ def stage(
 
     def decorate(body: Body[P]) -> Callable[Concatenate[str, P], A]:
         signature = inspect.signature(body)
-        source = sha256_of(Path(inspect.getfile(body)))[:12]
+        file = Path(inspect.getfile(body))
+        source = sha256_of(file)[:12] if file.is_file() else ""
 
         @wraps(body)
         def call(name: str, /, *args: P.args, **kwargs: P.kwargs) -> A:

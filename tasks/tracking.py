@@ -40,7 +40,8 @@ from tasks.describe import Link, describe, waterfall
 from tasks.resume import RESUME
 from tasks.stage import Metrics, Step
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)
+for _noisy in ("mlflow", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
 
 RULE = AssessmentSource(source_type="CODE", source_id="r1")
 CONTEXTS = {

@@ -107,7 +107,7 @@ def test_every_stage_is_a_run_in_mlflow_with_parents_and_metrics(runs: Path, rep
     assert [metric.step for metric in history] == [1, 2, 3, 4]
     assert {item.dataset.name for item in zero.inputs.dataset_inputs} == {"problems"}
     assert len(zero.inputs.model_inputs) == 1
-    assert len(zero.outputs.model_outputs) == 1
+    assert sorted(model.step for model in zero.outputs.model_outputs) == [0, 2]  # the policy, and a checkpoint
     assert zero.data.tags["mlflow.parentRunId"]
 
 
@@ -202,11 +202,27 @@ def test_chat_shows_thinking_and_summary(runs: Path) -> None:
         (["run", "tiny", "--set", "zero.save_steps=3"], "save_steps = 3 is not a multiple of steps_per_generation"),
         (["run", "tiny", "--set", "base.path=nowhere"], "no such file or folder"),
         (["run", "tiny", "--set", "problems.path=nowhere.jsonl"], "no such file or folder"),
+        (["run", "tiny", "--set", "problems.path={here}/rows.jsonl"], "rows.jsonl line 2: not JSON"),
+        (["run", "tiny", "--set", "problems.path={here}/latin.jsonl"], "latin.jsonl line 1: not UTF-8 at its byte 12"),
+        (["show", "tiny", "--set", "problems.path={here}/fake.parquet"], "fake.parquet: not a Parquet file"),
+        (["run", "tiny", "--set", "base.path={here}/rows.jsonl"], "rows.jsonl': not a folder"),
+        (["run", "tiny", "--set", "base.path={here}/base"], "base': model_type must be 'deepseek_v3', got 'llama'"),
+        (["run", "tiny", "--set", "problems.count=0"], "problems.count = 0 and no problems.path"),
+        (["run", "tiny", "--set", "zero.learning_rate=inf"], "zero.learning_rate = inf"),
+        (["run", "tiny", "--device", "foo"], "no device 'foo' here; there are cpu"),
+        (["run", "tiny", "--save-every", "-1"], "Invalid value for '--save-every'"),
+        (["run", "tiny", "--remake", "dev9"], "tiny has no stage 'dev9'; it has problems, heldout"),
+        (["up", "tiny", "--prefect-port", "4499", "--mlflow-port", "4499"], "are both 4499; they must differ"),
         (["trace", "nothing"], "no such artifact"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(words: list[str], message: str, tmp_path: Path) -> None:
-    done = r1(*words, runs=tmp_path / "runs")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1 + 1", "solution": "2"}\n{"prompt"\n')
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é"}\n'.encode("latin-1"))
+    (tmp_path / "fake.parquet").write_text("PAR2")
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}')
+    done = r1(*(word.replace("{here}", str(tmp_path)) for word in words), runs=tmp_path / "runs")
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -40,7 +40,7 @@ def test_a_recipe_that_names_its_bases_alone_is_whole(tmp_path: Path) -> None:
     recipe = load(written(tmp_path, MINIMAL))
     assert recipe.base.digest == digest_of(SEEDS / "base")
     assert recipe.base.path == SEEDS / "base"
-    blank = Recipe(base=recipe.base, student=recipe.student, name="mine")
+    blank = Recipe(base=recipe.base, student=recipe.student, name="mine", file=tmp_path / "mine.toml")
     assert recipe == blank
     # What a table of the recipe says stays where the file names other keys of that table.
     more = "[zero]\nmax_steps = 4\nsave_steps = 4\n[cold.generate]\nproblems = 7\n[heldout]\nseed = 5\n"
@@ -106,10 +106,10 @@ def test_a_mistake_is_named_with_its_line_and_what_is_allowed(tmp_path: Path, te
         (f'[base]\npath = "seed:base"\ndigest = "{"0" * 64}"\n',
          f"mine.toml line 3: base.digest = '{'0' * 64}', but seed:base has the digest [0-9a-f]{{64}}"),
         ('[base]\npath = "seed:base"\n[base.pretrain]\n',
-         r"mine.toml line 1: base: a base has either a path or a \[pretrain\] table"),
+         r"mine.toml line 1: base: a base has either a path \(such as \"seed:base\"\) or a \[pretrain\] table"),
         ("[base.pretrain.architecture]\nhiden_size = 3\n",
          "mine.toml line 1: base.pretrain.architecture: unknown fields hiden_size; allowed are first_k_dense_replace"),
-        ("", r"mine.toml: base: a base has either a path or a \[pretrain\] table"),
+        ("", r"mine.toml: base: a base has either a path \(such as \"seed:base\"\) or a \[pretrain\] table"),
         ("base = 3\n", "mine.toml line 1: base = 3: input should be a valid dictionary"),
         ("[base.pretrain]\n[student.pretrain]\n\n[cold]\nsft = 4\n",
          "mine.toml line 5: cold.sft = 4: input should be a valid dictionary"),
