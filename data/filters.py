@@ -14,7 +14,6 @@ Thresholds are not in the paper. Not found here, as there: paraphrases of evalua
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pydantic import Field
 
 from data.language import consistency, reflection_count
 from data.lineage import Settings
+from data.store import query
 
 _UNIT = re.compile(r"[\u3400-\u9fff]|[0-9]+(?:\.[0-9]+)?|(?:(?![\u3400-\u9fff])[^\W\d_])+")
 _UNIT_POLARS = r"\p{Han}|[0-9]+(?:\.[0-9]+)?|[\p{L}--\p{Han}]+"
@@ -202,12 +202,14 @@ class Duplicate(Settings):
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """Id of the response that stays: the first by id."""
-        first: dict[tuple[str, str], str] = {}
-        found: list[str | None] = []
-        for id_, problem, text in zip(frame["id"], frame["problem_id"], _texts(frame), strict=True):
-            kept = first.setdefault((problem, " ".join(unicodedata.normalize("NFC", text).split())), id_)
-            found.append(None if kept == id_ else kept)
-        return _details(found)
+        texts = _texts(frame).str.normalize("NFC").str.replace_all(r"\s+", " ").str.strip_chars()
+        return query(
+            """
+            SELECT nullif(first_value(id) OVER (PARTITION BY problem_id, text ORDER BY place), id) AS detail
+            FROM rows ORDER BY place
+            """,
+            frame.select("id", "problem_id", texts.alias("text")),
+        )
 
 
 class NearDuplicate(Settings):
@@ -252,16 +254,22 @@ class Surplus(Settings):
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """How many responses the problem had."""
-        return _within_problems(frame, self._excess)
-
-    def _excess(self, group: pl.DataFrame) -> list[str | None]:
-        count, most = len(group), self.max_per_problem
-        if count <= most:
-            return [None] * count
-        by_length = sorted(range(count), key=lambda row: (group["tokens"][row], group["id"][row]))
-        ranks = [step * (count - 1) // (most - 1) for step in range(most)] if most > 1 else [count // 2]
-        chosen = {by_length[rank] for rank in ranks}
-        return [None if row in chosen else f"of {count}" for row in range(count)]
+        return query(
+            """
+            WITH ranked AS (
+                SELECT place, count(*) OVER (PARTITION BY problem_id) AS n,
+                       row_number() OVER (PARTITION BY problem_id ORDER BY tokens, id) - 1 AS rank
+                FROM rows
+            )
+            SELECT CASE WHEN n > $most AND NOT list_contains(
+                       CASE WHEN $most = 1 THEN [n // 2]
+                            ELSE [step * (n - 1) // ($most - 1) FOR step IN range($most)] END, rank)
+                   THEN 'of ' || n END AS detail
+            FROM ranked ORDER BY place
+            """,
+            frame.select("id", "problem_id", "tokens"),
+            most=self.max_per_problem,
+        )
 
 
 FilterConfig = Annotated[

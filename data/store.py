@@ -34,6 +34,14 @@ def read_table(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path, glob=False)
 
 
+def query(sql: str, rows: pl.DataFrame, **values: object) -> pl.Series:
+    """The text column that a query by DuckDB makes of `rows`, which gets the number of each row as `place`."""
+    with duckdb.connect(":memory:") as connection:
+        connection.register("rows", rows.with_row_index("place").to_arrow())
+        found = connection.execute(sql, values or None).fetchall()
+    return pl.Series([detail for (detail,) in found], dtype=pl.String)
+
+
 def has_row(path: Path, row: str) -> bool:
     """Whether a table has a row of this id, or one that answers the problem of this id; only those columns are read."""
     if not path.is_file():
