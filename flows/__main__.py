@@ -53,7 +53,7 @@ def run(
     """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
     from flows import recipe as recipes
     from flows.inspect import inspect
-    from flows.run import default_device, forget, usable
+    from flows.plan import default_device, forget, usable
     from flows.run import run as make
 
     loaded = recipes.load(recipe, changes)
@@ -81,7 +81,7 @@ def show(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> No
     """Print the plan: which stage is done, which would run, and which changed setting or parent is why."""
     from flows import recipe as recipes
     from flows.inspect import inspect
-    from flows.run import outdated, plan, reasons
+    from flows.plan import outdated, plan, reasons
 
     loaded = recipes.load(recipe, changes)
     inspect(loaded)

@@ -19,8 +19,8 @@ from data.parent import end_with_parent
 from flows import recipe as recipes
 from flows.board import Board, show_stages
 from flows.inspect import inspect
+from flows.plan import FLOWS, closure, conclude, default_device, naming_dependents
 from flows.recipe import Recipe
-from flows.run import FLOWS, closure, conclude, default_device, naming_dependents
 from flows.sweep import owned
 from tasks.stage import Display, Session, session
 from tasks.tracking import MlflowTracker

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.lineage import Artifact, write_json
+from flows.plan import plan, reasons
 from flows.recipe import load
-from flows.run import plan, reasons
 from tasks.stage import Step
 
 R1 = [
