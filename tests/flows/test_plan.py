@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.lineage import Artifact, write_json
-from flows.plan import plan, reasons
+from flows.plan import closure, outdated, plan, reasons
 from flows.recipe import load
 from tasks.stage import Step
 
@@ -159,3 +159,23 @@ def test_reasons_name_the_setting_or_the_parent(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "student_rl" not in why
     assert reasons(after["zero"], tmp_path, "never run") == []
+
+
+def test_a_target_needs_what_it_is_made_from_and_nothing_else(tmp_path: Path) -> None:
+    steps = planned(tmp_path)
+    needed = closure(load("tiny"), tmp_path, ["dev1"])
+    assert {name for name, step in steps.items() if step.artifact.key in needed} == {
+        "problems", "heldout", "general", "base", "zero", "cold_samples", "cold_rows", "dev1",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"tiny has no stage 'dev4'; it has problems, heldout, general, base"):
+        closure(load("tiny"), tmp_path, ["dev4"])
+
+
+def test_a_source_that_changed_under_one_version_is_noticed(tmp_path: Path) -> None:
+    steps = planned(tmp_path)
+    for name, source, version in (("zero", "other", 0), ("dev1", "other", 1), ("dev2", None, 0)):
+        step = steps[name]
+        made(step.artifact, step)
+        record = step.artifact.record() | {"source": source or step.source, "version": step.version + version}
+        write_json(step.artifact.folder / "record.json", record)
+    assert [name for name, step in planned(tmp_path).items() if outdated(step)] == ["zero"]

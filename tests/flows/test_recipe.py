@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from data.lineage import Settings, read_json, write_json
 from data.problems import held_out
-from flows.recipe import SEEDED, SEEDS, Recipe, line_of, load, settings_of, shipped
+from flows.recipe import SEEDED, SEEDS, Recipe, line_of, load, reseeded, settings_of, settled, shipped
 from tasks.collect import collect, digest_of, problems_of
 from tasks.grpo import GRPOConfig
 from tasks.preference import JudgeConfig
@@ -343,3 +343,20 @@ def test_a_recipe_as_plain_values_is_whole_and_reads_back(tmp_path: Path) -> Non
     recipe = load("micro")
     write_json(tmp_path / "recipe.json", settings_of(recipe))
     assert Recipe.model_validate(read_json(tmp_path / "recipe.json")) == recipe
+
+
+def test_what_a_form_sends_is_read_as_changes_of_the_file() -> None:
+    sent = settings_of(load("tiny"))
+    sent["seed"] = 3
+    sent["zero"]["num_generations"] = 6
+    sent["base"]["digest"] = "0" * 64  # a form cannot know it
+    found = settled(Recipe.model_validate(sent))
+    assert found == load("tiny", ["seed=3", "zero.num_generations=6"])
+    assert found.zero.seed == found.distill.seed == 3
+    blank = Recipe(base=found.base, student=found.student)
+    assert settled(blank) == blank
+
+
+def test_a_recipe_is_reseeded_all_over() -> None:
+    recipe = load("tiny", ["zero.seed=5"])
+    assert reseeded(recipe, 2) == load("tiny", ["seed=2", "zero.seed=7"]).model_copy(update={"seed": 0})
