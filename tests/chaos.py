@@ -41,7 +41,8 @@ class Kill:
 def schedule(stages: list[dict[str, Json]], kills: int, seed: int) -> list[Kill]:
     """Spread kills over the stages in their order; a stage that takes long is hit no more often than others."""
     rng = random.Random(seed)
-    chosen = sorted(rng.sample(range(len(stages)), len(stages))[i % len(stages)] for i in range(kills))
+    order = rng.sample(range(len(stages)), len(stages))
+    chosen = sorted(order[i % len(stages)] for i in range(kills))
     return [Kill(stages[i]["name"], rng.random(), rng.choice(WHAT)) for i in chosen]
 
 
