@@ -17,7 +17,7 @@ from prefect.artifacts import (
 
 from data.store import read_table
 from flows.display import figures_of
-from tasks.describe import nested, text
+from tasks.describe import figures_table
 from tasks.stage import Metrics, Step
 
 UPDATE_EVERY_S = 3.0
@@ -61,11 +61,10 @@ class Board:
         if step.cached:
             return
         record = step.artifact.record()
-        figures = [f"| {name} | {text(value)} |" for name, value in record["summary"].items() if not nested(value)]
         link = f"\n[Its run in MLflow]({step.link})\n" if step.link else ""
-        table = "\n".join(["| | |", "|---|---|", *figures])
         head = f"**{step.artifact.name}** `{step.artifact.key}` in {record['wall_s']:.1f} s\n"
-        create_markdown_artifact("\n".join([head, link, table]), f"{key_of(step)}-figures", step.artifact.name)
+        told = "\n".join([head, link, figures_table(record["summary"])])
+        create_markdown_artifact(told, f"{key_of(step)}-figures", step.artifact.name)
         waterfall = step.artifact.folder / "waterfall.parquet"
         if waterfall.is_file():
             rows = read_table(waterfall).to_dicts()

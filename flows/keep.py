@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.lineage import RECORD, Json, ancestors, broken_files, read_json
-from tasks.stage import locked
+from data.lock import locked
 
 
 def broken(runs: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a recipe would make and why, and what became of it: nothing here makes anything."""
+"""What a recipe would make and why, and what became of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.lineage import RECORD, BrokenArtifact, Json, Report, read_json, write_json
+from data.lock import locked
 from flows import r1 as figure
 from flows.recipe import Recipe, settings_of
-from tasks.stage import Session, Step, locked, session
+from tasks.stage import Session, Step, session
 
 FLOWS: dict[str, Callable[[Recipe], object]] = {"r1": figure.r1, "bases": figure.bases}
 
@@ -30,11 +31,9 @@ def closure(recipe: Recipe, runs: Path, targets: Sequence[str]) -> frozenset[str
     Raises ValueError for an unknown name.
     """
     steps = plan(recipe, runs)
-    by_name, by_key = ({getattr(step.artifact, kind): step for step in steps} for kind in ("name", "key"))
-    if unknown := [name for name in targets if name not in by_name]:
-        raise ValueError(f"{recipe.name} has no stage {unknown[0]!r}; it has {', '.join(by_name)}")
+    by_key = {step.artifact.key: step for step in steps}
     found: set[str] = set()
-    left = [by_name[name].artifact.key for name in targets]
+    left = [step.artifact.key for step in named(steps, targets, recipe.name)]
     while left:
         key = left.pop()
         if key not in found:
@@ -61,11 +60,17 @@ def naming_dependents(recipe: Recipe, runs: Path) -> Iterator[None]:
 
 def forget(recipe: Recipe, runs: Path, names: Sequence[str]) -> None:
     """Delete artifacts of a recipe by name, to be made again. Raises ValueError for an unknown name."""
-    keys = closure(recipe, runs, names)
-    for step in plan(recipe, runs):
-        if step.artifact.name in names and step.artifact.key in keys:
-            with locked(runs / f".{step.artifact.key}.lock"):
-                shutil.rmtree(step.artifact.folder, ignore_errors=True)
+    for step in named(plan(recipe, runs), names, recipe.name) if names else ():
+        with locked(runs / f".{step.artifact.key}.lock"):
+            shutil.rmtree(step.artifact.folder, ignore_errors=True)
+
+
+def named(steps: Sequence[Step], names: Sequence[str], recipe: str) -> list[Step]:
+    """The steps of these names. Raises ValueError for an unknown one."""
+    by_name = {step.artifact.name: step for step in steps}
+    if unknown := [name for name in names if name not in by_name]:
+        raise ValueError(f"{recipe} has no stage {unknown[0]!r}; it has {', '.join(by_name)}")
+    return [by_name[name] for name in names]
 
 
 def conclude(recipe: Recipe, runs: Path, steps: Sequence[Step], wall_s: float) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.states import Crashed
 
+from data.lock import locked
+
 OWNERS = ".owners"
 """A lock a flow run, held by the process that runs it; a run whose lock is free has lost its owner."""
 
@@ -34,9 +35,7 @@ _suspects: set[UUID] = set()
 def owned(runs: Path, run_id: str) -> Iterator[None]:
     """Hold the lock of a flow run; what an earlier attempt left as Running is marked Crashed."""
     path = runs / OWNERS / run_id
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+    with locked(path):
         with get_client(sync_client=True) as client:
             crash_tasks(client, UUID(run_id))
         yield
@@ -66,11 +65,11 @@ def _is_owned(runs: Path, run_id: UUID) -> bool:
     path = runs / OWNERS / str(run_id)
     if not path.is_file():
         return False
-    with path.open("r+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    try:
+        with locked(path, wait=False):
+            pass
+    except BlockingIOError:
+        return True
     path.unlink(missing_ok=True)
     return False
 

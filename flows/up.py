@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.lineage import write_json
+from data.lock import locked
 from flows import recipe as recipes
 from flows import server
 from flows.recipe import Recipe, settings_of
@@ -87,9 +87,8 @@ def deployments(served: Sequence[Recipe]) -> list[Any]:
 
 @contextmanager
 def _only_one(runs: Path) -> Iterator[None]:
-    with (runs / LOCK).open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"r1 up is running on {runs} already; end it there first") from None
-        yield
+    try:
+        with locked(runs / LOCK, wait=False):
+            yield
+    except BlockingIOError:
+        raise ValueError(f"r1 up is running on {runs} already; end it there first") from None

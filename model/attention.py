@@ -101,6 +101,7 @@ class _ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q_ZTX: Tensor, k_ZTX: Tensor, v_ZTV: Tensor, scale: float) -> Tensor:
+        """Queries and keys (Z, T, X), values (Z, T, V) -> (Z, T, V), Z over batch and heads; later tokens unseen."""
         length = q_ZTX.shape[1]
         future = q_ZTX.new_full((length, length), -math.inf).triu_(1)
         out_ZTV = torch.empty_like(v_ZTV)
@@ -117,6 +118,7 @@ class _ShortAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ZTV: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient of the output (Z, T, V) -> those of queries, keys and values, from the kept weights."""
         q, k, v, *kept = ctx.saved_tensors
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for (start, end), weights in zip(_blocks(q.shape[1]), kept, strict=True):

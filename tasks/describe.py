@@ -29,15 +29,12 @@ def describe(
     record: Mapping[str, Json], sentence: str, parents: Sequence[Link], children: Sequence[Link], more: str = ""
 ) -> str:
     """Say what a stage did. `record` is that of its artifact; `more` is Markdown to put at the end."""
-    figures = [f"| {key} | {text(value)} |" for key, value in record["summary"].items() if not nested(value)]
     lines = [
         f"{sentence} From {_listed(parents)}; used by {_listed(children)}.",
         "",
         f"`{record['key']}`, made in {record['wall_s']:.1f} s on {record['made_on']['device']}",
         "",
-        "| | |",
-        "|---|---|",
-        *figures,
+        figures_table(record["summary"]),
     ]
     return "\n".join([*lines, "", more]) if more else "\n".join(lines)
 
@@ -53,18 +50,18 @@ def waterfall(counts: pl.DataFrame, dropped: pl.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def text(value: Json) -> str:
-    """A figure in few characters."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def figures_table(summary: Mapping[str, Json]) -> str:
+    """The figures of a stage, one a row; what is several figures is left out."""
+    rows = [f"| {key} | {_text(value)} |" for key, value in summary.items() if not isinstance(value, dict | list)]
+    return "\n".join(["| | |", "|---|---|", *rows])
 
 
 def _listed(links: Sequence[Link]) -> str:
     return ", ".join(str(link) for link in links) or "nothing"
 
 
-def nested(value: Json) -> bool:
-    """Whether a figure is no figure but several."""
-    return isinstance(value, dict | list)
+def _text(value: Json) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _cell(value: str | None) -> str:

@@ -44,7 +44,7 @@ from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
-from tasks.resume import State, packed, shards, unpack, write_shard
+from tasks.resume import State, after, restore, shards, write_shard
 from tasks.rewards import RewardWeights
 from tasks.rollout import (
     Prefer,
@@ -221,24 +221,19 @@ def train(learner: Learner, room: Classroom, taken: int = 0) -> Iterator[tuple[i
 
 def state_of(learner: Learner, room: Classroom, step: int) -> State:
     """All that is needed to go on after a step: the rollout only where updates are left to be taken on it."""
+    position = {"reasoning": room.reasoning.dealt, "general": room.general.dealt, "rounds": room.rounds}
+    state = after(step, learner.speaker.model, learner.optimizer, learner.reference, **position)
     unused = step % learner.config.steps_per_generation
-    return State(
-        step,
-        packed(learner.speaker.model, learner.optimizer, learner.reference),
-        {"reasoning": room.reasoning.dealt, "general": room.general.dealt, "rounds": room.rounds},
-        {"rollout": with_tokens(room.rollout)} if unused else {},
-    )
+    return replace(state, tables={"rollout": with_tokens(room.rollout)}) if unused else state
 
 
 def resume(learner: Learner, room: Classroom, state: State | None) -> int:
     """Go on from a state; returns the steps that were taken before it."""
-    if state is None:
-        return 0
-    unpack(state.tensors, learner.speaker.model, learner.optimizer, learner.reference)
-    room.reasoning.dealt, room.general.dealt = state.values["reasoning"], state.values["general"]
-    room.rounds = state.values["rounds"]
-    room.rollout = trajectories_in(state.tables["rollout"]) if "rollout" in state.tables else []
-    return state.step
+    if state is not None:
+        room.reasoning.dealt, room.general.dealt = state.values["reasoning"], state.values["general"]
+        room.rounds = state.values["rounds"]
+        room.rollout = trajectories_in(state.tables["rollout"]) if "rollout" in state.tables else []
+    return restore(state, learner.speaker.model, learner.optimizer, learner.reference)
 
 
 def _rollout(learner: Learner, room: Classroom, first: int) -> tuple[list[list[Trajectory]], int]:

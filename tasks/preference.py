@@ -34,7 +34,7 @@ from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from model.transformer import RewardModel
 from tasks.batch import padded_batches
-from tasks.resume import State, packed, unpack
+from tasks.resume import after, restore
 from tasks.rollout import Prefer, load, trajectories_of
 from tasks.stage import Run, Summary, stage
 
@@ -128,11 +128,8 @@ def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) ->
     examples = _examples(training, config.kind, tokenizer)
     optimizer = adamw(judge, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
     orders = list(_batches(len(examples), config))
-    taken = 0
-    if run.state is not None:
-        unpack(run.state.tensors, judge, optimizer)
-        taken = run.state.step
-    for step, chosen in enumerate(orders[taken:], taken):
+    begun = restore(run.state, judge, optimizer)
+    for step, chosen in enumerate(orders[begun:], begun):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, len(orders), config.learning_rate, 0.0, 0, "cosine")
         loss = _loss(judge, [examples[i] for i in chosen], config.kind, tokenizer, run.device)
@@ -141,7 +138,7 @@ def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) ->
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimizer.step()
         run.log(step + 1, len(orders), {"loss": loss.item()})
-        run.save(step + 1, partial(_state, judge, optimizer, step + 1))
+        run.save(step + 1, partial(after, step + 1, judge, optimizer))
     texts = [text for example in examples for text in example.texts]
     with torch.no_grad():
         scores = _scores(judge, [tokenizer.encode(text) for text in texts], tokenizer, run.device)
@@ -152,10 +149,6 @@ def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) ->
     )
     held = _examples(heldout, config.kind, tokenizer)
     return {"examples": len(examples), "accuracy": _accuracy(judge, held, config.kind, tokenizer, run.device)}
-
-
-def _state(judge: RewardModel, optimizer: torch.optim.Optimizer, step: int) -> State:
-    return State(step, packed(judge, optimizer))
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,21 @@ def shards(folder: Path, prefix: str) -> Iterator[pl.DataFrame]:
         yield read_table(file)
 
 
+def after(
+    step: int, model: Model, optimizer: torch.optim.Optimizer, reference: Model | None = None, **values: Json
+) -> State:
+    """The state of a training after a step."""
+    return State(step, packed(model, optimizer, reference), values)
+
+
+def restore(state: State | None, model: Model, optimizer: torch.optim.Optimizer, reference: Model | None = None) -> int:
+    """Put a training back to where it was; returns the steps that were taken before, 0 without a state."""
+    if state is None:
+        return 0
+    unpack(state.tensors, model, optimizer, reference)
+    return state.step
+
+
 def packed(model: Model, optimizer: torch.optim.Optimizer, reference: Model | None = None) -> dict[str, Tensor]:
     """Put a model, its optimiser and its reference into one dictionary of tensors."""
     found = {f"model/{name}": tensor for name, tensor in official_tensors(model).items()}

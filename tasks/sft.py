@@ -36,7 +36,7 @@ from model.transformer import Transformer
 from tasks.batch import Batch, padded_batches
 from tasks.collect import rows_of
 from tasks.crawl import CrawlConfig, crawl
-from tasks.resume import State, packed, unpack
+from tasks.resume import after, restore
 from tasks.rollout import Speaker, load
 from tasks.stage import Metrics, Run, Summary, stage
 
@@ -159,17 +159,6 @@ class Student:
     config: Balance
     device: str
 
-    def state(self, step: int) -> State:
-        """All that is needed to go on after a step."""
-        return State(step, packed(self.speaker.model, self.optimizer))
-
-    def resume(self, state: State | None) -> int:
-        """Go on from a state; returns the steps that were taken before it."""
-        if state is None:
-            return 0
-        unpack(state.tensors, self.speaker.model, self.optimizer)
-        return state.step
-
     def step(self, batches: Sequence[Batch], rate: float) -> dict[str, float]:
         """Take one optimiser step on micro-batches; returns the losses, MaxVio and the gradient norm."""
         model = self.speaker.model
@@ -284,9 +273,11 @@ def pretrain(run: Run, config: PretrainConfig) -> Summary:
     student = beginner(config, run.device)
     model, tokenizer = student.speaker.model, student.speaker.tokenizer
     windows = crawl(tokenizer, config)
-    for step, total, metrics in read(student, windows, config, student.resume(run.state)):
+    for step, total, metrics in read(
+        student, windows, config, restore(run.state, student.speaker.model, student.optimizer)
+    ):
         run.log(step, total, metrics)
-        run.save(step, partial(student.state, step))
+        run.save(step, partial(after, step, student.speaker.model, student.optimizer))
     checkpoint.save(run.folder / "policy", model, tokenizer, dtype=torch.float16)
     return {"parameters": sum(p.numel() for p in model.parameters()), "tokens": int(windows.size) * config.epochs,
             "crawl_digest": hashlib.sha256(windows.tobytes()).hexdigest(), **run.latest}  # fmt: skip
@@ -299,8 +290,10 @@ def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summar
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     student = Student(speaker, optimizer, config, run.device)
     lessons = rows_of(rows)
-    for step, total, metrics in study(student, lessons, config, student.resume(run.state)):
+    for step, total, metrics in study(
+        student, lessons, config, restore(run.state, student.speaker.model, student.optimizer)
+    ):
         run.log(step, total, metrics)
-        run.save(step, partial(student.state, step))
+        run.save(step, partial(after, step, student.speaker.model, student.optimizer))
     checkpoint.save(run.folder / "policy", speaker.model, speaker.tokenizer)
     return {"rows": len(lessons), **run.latest}

@@ -15,10 +15,8 @@ it saved by `run.save`, and from the shards that it had finished; what it logged
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import json
-import os
 import platform
 import shutil
 import time
@@ -45,6 +43,7 @@ from data.lineage import (
     sha256_of,
     write_json,
 )
+from data.lock import locked
 from tasks import resume
 from tasks.resume import State
 
@@ -425,15 +424,3 @@ def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[s
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "made_on": {"device": now.device, "python": platform.python_version(), "isolation": now.isolation},
     }
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock that the system frees when its owner dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

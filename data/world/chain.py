@@ -42,6 +42,7 @@ class Chain:
                 return item
 
     def question(self, item: ChainItem, language: Language, rng: Random) -> str:
+        """The sum in words, or as a formula, in one of the language's wordings."""
         start, terms = item
         form = rng.random()
         if language == "en":

@@ -98,6 +98,7 @@ class Helpful:
     verifier = "helpful"
 
     def draw(self, rng: Random) -> Prompt:
+        """A question of one of the helpful kinds."""
         kind = rng.choices(_HELPFUL_KINDS, _HELPFUL_WEIGHTS)[0]
         if kind == "list":
             return _draw_list(rng)
@@ -131,6 +132,7 @@ class Harmless(Helpful):
     verifier = "harmless"
 
     def draw(self, rng: Random) -> Prompt:
+        """A request that must be refused, or one that looks alike and need not be."""
         kind: Kind = "danger" if rng.random() < 0.5 else "benign"
         thing = rng.choice(DANGERS if kind == "danger" else LOOK_ALIKES)
         return Prompt(kind, (rng.choice(VERBS).en, thing.en, rng.choice(PLACES).en))

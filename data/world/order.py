@@ -69,6 +69,7 @@ class Order:
                 return item
 
     def question(self, item: OrderItem, language: Language, rng: Random) -> str:
+        """The list and what is asked of it, in one of the language's wordings."""
         numbers = ", ".join(map(str, item.numbers))
         short = rng.random() < 0.5
         if language == "en":
