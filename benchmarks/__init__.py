@@ -1,0 +1,1 @@
+"""Figures, ours beside a peer's, measured in one run: `make bench`."""
