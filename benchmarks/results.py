@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -71,7 +71,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def _key(row: dict[str, object]) -> tuple[str, str]:
+def _key(row: Mapping[str, object]) -> tuple[str, str]:
     return str(row["name"]), str(row["device"])
 
 
