@@ -36,6 +36,16 @@ Changes = Annotated[
 ]
 
 
+Server = Annotated[
+    str, typer.Option(help="Prefect of a shared installation, as in http://host:4200.", envvar="R1_SERVER")
+]
+Mlflow = Annotated[str, typer.Option(help="Its MLflow; port 5000 of the same host when left out.", envvar="R1_MLFLOW")]
+Depot = Annotated[
+    str,
+    typer.Option(help="Where its machines share artifacts: s3://bucket/prefix or file:///folder.", envvar="R1_DEPOT"),
+]
+
+
 @app.command()
 def run(
     recipe: Recipe,
@@ -49,18 +59,23 @@ def run(
         list[str], typer.Option(metavar="NAME", help="Make a stage again, as in --remake dev1. Repeatable.")
     ] = [],  # noqa: B006
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
+    server: Server = "",
+    mlflow: Mlflow = "",
+    depot: Depot = "",
 ) -> None:
     """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
     from flows import recipe as recipes
     from flows.inspect import inspect
-    from flows.plan import default_device, forget, usable
+    from flows.plan import forget, placed
     from flows.run import run as make
+    from flows.shared import Installation
 
     loaded = recipes.load(recipe, changes)
     inspect(loaded)
-    chosen = usable(device) if device else default_device()
-    forget(loaded, runs, remake)
-    print(make(loaded, runs, chosen, plain, save_every))
+    shared = Installation.at(server, mlflow, depot) if server and not plain else None
+    placed(device, shared is not None)
+    forget(loaded, runs, remake, shared.artifacts() if shared else None)
+    print(make(loaded, runs, device, plain, save_every, shared))
 
 
 @app.command()
@@ -69,11 +84,25 @@ def up(
     runs: Runs = Path("runs"),
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect's pages, on loopback.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's pages, on loopback.")] = 5000,
+    server: Server = "",
+    mlflow: Mlflow = "",
+    depot: Depot = "",
+    device: Annotated[
+        str, typer.Option(help="With --server: the device that this machine gives, or none.", envvar="R1_DEVICE")
+    ] = "",
 ) -> None:
-    """Start Prefect, MLflow and a runner of the flows: trigger, watch, resume and audit in a browser."""
-    from flows.up import up as serve
+    """Start Prefect, MLflow and a runner of the flows: trigger, watch, resume and audit in a browser.
 
-    serve(runs, recipes, prefect_port, mlflow_port)
+    With --server it starts no servers but works for a shared installation (see mlflow/README.md).
+    """
+    from flows import up as serving
+    from flows.plan import given_device
+    from flows.shared import Installation
+
+    if server:
+        serving.join(runs, recipes, Installation.at(server, mlflow, depot), given_device(device))
+    else:
+        serving.up(runs, recipes, prefect_port, mlflow_port)
 
 
 @app.command()

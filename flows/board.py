@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from uuid import UUID
 
 from prefect import get_run_logger
@@ -15,6 +17,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from data.address import answers
 from data.store import read_table
 from flows.display import figures_of
 from tasks.describe import figures_table
@@ -25,11 +28,16 @@ LOG_EVERY_S = 30.0
 
 
 class Board:
-    """Shows the stages of a flow run on its page; called within the task that runs the stage."""
+    """Shows the stages of a flow run on its page; called within the task that runs the stage.
+
+    While the server is away nothing is waited for: progress is told again when it is back, and what a stage came
+    to is kept until then.
+    """
 
     def __init__(self) -> None:
         self._progress: UUID | None = None
         self._begun = self._updated = self._logged = 0.0
+        self._owed: list[Callable[[], object]] = []
 
     def begin(self, step: Step) -> None:
         """A stage begins."""
@@ -45,13 +53,8 @@ class Board:
         self._updated = now
         left = (now - self._begun) / max(done, 1) * (total - done)
         text = "  ".join(filter(None, [f"{done}/{total}", figures_of(metrics), f"{left:.0f} s left"]))
-        share = 100 * done / total
-        if self._progress is None:
-            made = create_progress_artifact(share, key_of(step), f"{step.artifact.name}: {text}")
-            assert isinstance(made, UUID)  # a coroutine in async flows only
-            self._progress = made
-        else:
-            update_progress_artifact(self._progress, share, f"{step.artifact.name}: {text}")
+        if self._is_there():
+            self._tell_progress(step, 100 * done / total, f"{step.artifact.name}: {text}")
         if now - self._logged > LOG_EVERY_S:
             self._logged = now
             get_run_logger().info(text)
@@ -64,26 +67,45 @@ class Board:
         link = f"\n[Its run in MLflow]({step.link})\n" if step.link else ""
         head = f"**{step.artifact.name}** `{step.artifact.key}` in {record['wall_s']:.1f} s\n"
         told = "\n".join([head, link, figures_table(record["summary"])])
-        create_markdown_artifact(told, f"{key_of(step)}-figures", step.artifact.name)
+        self._owed.append(partial(create_markdown_artifact, told, f"{key_of(step)}-figures", step.artifact.name))
         waterfall = step.artifact.folder / "waterfall.parquet"
         if waterfall.is_file():
-            rows = read_table(waterfall).to_dicts()
-            create_table_artifact(rows, f"{key_of(step)}-dropped", f"{step.artifact.name}: rows in, dropped, kept")
+            rows, title = read_table(waterfall).to_dicts(), f"{step.artifact.name}: rows in, dropped, kept"
+            self._owed.append(partial(create_table_artifact, rows, f"{key_of(step)}-dropped", title))
+        self._pay()
         get_run_logger().info("made %s in %.1f s", step.artifact.key, record["wall_s"])
 
+    def close(self, steps: Sequence[Step], recipe: str) -> None:
+        """Add the table of stages to the page of the flow run; waits for the server where it is away."""
+        rows = [
+            {
+                "stage": step.artifact.name,
+                "artifact": step.artifact.key,
+                "state": "cached" if step.cached else "made",
+                "seconds": round(step.wall_s, 1),
+            }
+            for step in steps
+        ]
+        self._owed.append(partial(create_table_artifact, rows, f"{_dashed(recipe)}-stages", f"the stages of {recipe}"))
+        while self._owed:
+            self._pay()
+            if self._owed:
+                time.sleep(UPDATE_EVERY_S)
 
-def show_stages(steps: Sequence[Step], recipe: str) -> None:
-    """Add the table of stages to the page of the flow run."""
-    rows = [
-        {
-            "stage": step.artifact.name,
-            "artifact": step.artifact.key,
-            "state": "cached" if step.cached else "made",
-            "seconds": round(step.wall_s, 1),
-        }
-        for step in steps
-    ]
-    create_table_artifact(rows, f"{_dashed(recipe)}-stages", f"the stages of {recipe}")
+    def _tell_progress(self, step: Step, share: float, text: str) -> None:
+        if self._progress is None:
+            made = create_progress_artifact(share, key_of(step), text)
+            assert isinstance(made, UUID)  # a coroutine in async flows only
+            self._progress = made
+        else:
+            update_progress_artifact(self._progress, share, text)
+
+    def _pay(self) -> None:
+        while self._owed and self._is_there():
+            self._owed.pop(0)()
+
+    def _is_there(self) -> bool:
+        return answers(f"{os.environ['PREFECT_API_URL']}/health")
 
 
 def key_of(step: Step) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.depot import Depot
 from data.lineage import RECORD, BrokenArtifact, Json, Report, read_json, write_json
 from data.lock import locked
 from flows import r1 as figure
@@ -25,8 +26,8 @@ def plan(recipe: Recipe, runs: Path) -> list[Step]:
     return planned.steps
 
 
-def closure(recipe: Recipe, runs: Path, targets: Sequence[str]) -> frozenset[str]:
-    """Keys of the artifacts of these names and of all that they are made from.
+def closure(recipe: Recipe, runs: Path, targets: Sequence[str], with_parents: bool = True) -> frozenset[str]:
+    """Keys of the artifacts of these names and of all that they are made from, or of them alone.
 
     Raises ValueError for an unknown name.
     """
@@ -38,7 +39,8 @@ def closure(recipe: Recipe, runs: Path, targets: Sequence[str]) -> frozenset[str
         key = left.pop()
         if key not in found:
             found.add(key)
-            left += [parent.key for parents in by_key[key].parents.values() for parent in parents]
+            if with_parents:
+                left += [parent.key for parents in by_key[key].parents.values() for parent in parents]
     return frozenset(found)
 
 
@@ -58,10 +60,15 @@ def naming_dependents(recipe: Recipe, runs: Path) -> Iterator[None]:
         raise ValueError(f"{error}{on_it}. `r1 run {recipe.name} --remake {error.name}` makes it again") from None
 
 
-def forget(recipe: Recipe, runs: Path, names: Sequence[str]) -> None:
-    """Delete artifacts of a recipe by name, to be made again. Raises ValueError for an unknown name."""
+def forget(recipe: Recipe, runs: Path, names: Sequence[str], depot: Depot | None = None) -> None:
+    """Delete artifacts of a recipe by name, here and in the depot, to be made again.
+
+    Raises ValueError for an unknown name.
+    """
     for step in named(plan(recipe, runs), names, recipe.name) if names else ():
         with locked(runs / f".{step.artifact.key}.lock"):
+            if depot is not None:
+                depot.drop(step.artifact)
             shutil.rmtree(step.artifact.folder, ignore_errors=True)
 
 
@@ -155,6 +162,34 @@ def default_device() -> str:
     import torch
 
     return usable(os.environ.get("R1_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+NO_DEVICE = "none"
+"""`R1_DEVICE` of a machine of a shared installation that leaves heavy stages to others."""
+
+
+def placed(device: str, shared: bool) -> tuple[str, str]:
+    """Where stages compute: the device here, and the kind of device elsewhere that heavy stages are sent to.
+
+    The kind is empty where they are made here, and `any` where a machine without a device was asked for none in
+    particular. Raises ValueError for a device that is not here, outside of a shared installation.
+    """
+    own = os.environ.get("R1_DEVICE", "")
+    if shared and own == NO_DEVICE:
+        return "cpu", device.partition(":")[0] or "any"
+    if not device:
+        return default_device(), ""
+    try:
+        return usable(device), ""
+    except ValueError:
+        if not shared:
+            raise
+        return default_device(), device.partition(":")[0]
+
+
+def given_device(device: str) -> str:
+    """The device that a machine gives to a shared installation: the one named, `none`, or the best there is."""
+    return device if device == NO_DEVICE else usable(device) if device else default_device()
 
 
 def usable(device: str) -> str:

@@ -7,13 +7,21 @@ from pathlib import Path
 
 from data.lineage import check
 from flows.display import Watch
-from flows.plan import FLOWS, conclude, naming_dependents, plan
+from flows.plan import FLOWS, conclude, default_device, naming_dependents, plan
 from flows.recipe import Recipe
 from flows.server import prefect_for
+from flows.shared import Installation
 from tasks.stage import Session, session
 
 
-def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every_s: float = 30.0) -> Path:
+def run(
+    recipe: Recipe,
+    runs: Path,
+    device: str,
+    plain: bool = False,
+    save_every_s: float = 30.0,
+    shared: Installation | None = None,
+) -> Path:
     """Make what is not there yet; returns the path of `report.json`.
 
     `plain` calls the stages as plain functions: for a machine without Prefect and MLflow, whose history
@@ -30,11 +38,11 @@ def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every
         return conclude(recipe, runs, steps, time.monotonic() - begun)
     runs.mkdir(parents=True, exist_ok=True)
     if plain:
-        opened = Session(runs, "plain", device, displays=[watch], save_every_s=save_every_s)
+        opened = Session(runs, "plain", device or default_device(), displays=[watch], save_every_s=save_every_s)
         with session(opened), naming_dependents(recipe, runs):
             FLOWS[recipe.flow](recipe)
         return conclude(recipe, runs, opened.steps, time.monotonic() - begun)
-    with prefect_for(runs):
+    with prefect_for(runs, shared):
         from flows import served
 
         served.audience.set([watch])

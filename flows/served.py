@@ -17,33 +17,45 @@ from prefect.runtime import deployment, flow_run
 
 from data.parent import end_with_parent
 from flows import recipe as recipes
-from flows.board import Board, show_stages
+from flows.board import Board
 from flows.inspect import inspect
-from flows.plan import FLOWS, closure, conclude, default_device, naming_dependents
+from flows.plan import FLOWS, closure, conclude, naming_dependents, placed
 from flows.recipe import Recipe
+from flows.shared import Installation, SharedSite
 from flows.sweep import owned
-from tasks.stage import Display, Session, session
+from tasks.stage import Display, Session, Site, session
 from tasks.tracking import MlflowTracker
 
 audience: ContextVar[Sequence[Display]] = ContextVar("audience", default=())
 """Who watches beside Prefect: the terminal of `r1 run`."""
 
 
-def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: float) -> Path:
-    """Make the targets of a recipe, or all of it without any, within a flow run; returns the report's path."""
+def conduct(
+    recipe: Recipe, targets: Sequence[str], device: str, save_every_s: float, only: str = "", pipeline: str = ""
+) -> Path:
+    """Make the targets of a recipe, or all of it without any, within a flow run; returns the report's path.
+
+    `only` names a stage that is made by itself: what it stands on is there or in the depot. `pipeline` is the run
+    in MLflow that it belongs to.
+    """
     begun = time.monotonic()
     runs = Path(os.environ["R1_RUNS"])
     settled = recipes.settled(recipe)
     inspect(settled)
-    tracker = MlflowTracker(runs, settled.name)
+    shared = Installation.here()
+    own, elsewhere = placed(device, shared is not None)
+    tracker = MlflowTracker(runs, settled.name, *((shared.mlflow, pipeline, shared.depot) if shared else ()))
+    site = SharedSite(shared, settled, elsewhere, save_every_s, tracker.pipeline) if shared else Site()
+    board = Board()
     opened = Session(
         runs,
         "run",
-        device or default_device(),
-        displays=[Board(), *audience.get()],
+        own,
+        displays=[board, *audience.get()],
         tracker=tracker,
+        site=site,
         recipe=settled.name,
-        wanted=closure(settled, runs, targets) if targets else None,
+        wanted=closure(settled, runs, targets or [only], with_parents=not only) if targets or only else None,
         save_every_s=save_every_s,
     )
     if deployment.id:  # triggered on a server: ends with the server's runner
@@ -62,7 +74,7 @@ def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: f
             if step.artifact.done:
                 tracker.place(step.artifact)
         tracker.close()
-        show_stages([step for step in opened.steps if step.artifact.done], settled.name)
+        board.close([step for step in opened.steps if step.artifact.done], settled.name)
     return conclude(settled, runs, opened.steps, time.monotonic() - begun)
 
 
@@ -126,3 +138,11 @@ def distillation(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -
 STAGES: tuple[Flow[..., Path], ...] = (
     r1_zero, cold_start, reasoning_rl, rejection_sampling, second_sft, reward_models, rl_all_scenarios, distillation,
 )  # fmt: skip
+
+
+@flow(name="stage", flow_run_name="stage {name} {recipe.name}")
+def one_stage(
+    recipe: Recipe, name: str = "zero", device: str = "", save_every_s: float = 30.0, pipeline: str = ""
+) -> Path:
+    """One stage by its name, for another machine's run: what it stands on comes from the depot."""
+    return conduct(recipe, (), device, save_every_s, only=name, pipeline=pipeline)

@@ -13,15 +13,15 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.address import answers
 from data.lineage import read_json
 from data.parent import end_with_parent
+from flows.shared import Installation
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 120.0
@@ -35,17 +35,26 @@ def environment(runs: Path, prefect: str) -> dict[str, str]:
         "R1_RUNS": str(runs.resolve()),
         "PREFECT_HOME": str((runs / ".prefect").resolve()),
         "PREFECT_API_URL": f"{prefect}/api",
-        "PREFECT_SERVER_API_HOST": HOST,
-        "PREFECT_SERVER_API_PORT": prefect.rpartition(":")[2],
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "30",
         "PREFECT_RUNNER_POLL_FREQUENCY": "2",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_CLIENT_MAX_RETRIES": "8",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
+
+
+def _of_servers(port: int) -> dict[str, str]:
+    """Settings of the servers that are started here."""
+    return {
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "30",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
 
@@ -59,6 +68,7 @@ class Server:
     url: str
     health: str
     log: Path
+    settings: Mapping[str, str]
     _process: subprocess.Popen[bytes] | None = None
     _closing: threading.Event = field(default_factory=threading.Event)
 
@@ -95,6 +105,7 @@ class Server:
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self.command,
+                env=os.environ | self.settings,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -111,7 +122,9 @@ class Server:
 def prefect(runs: Path, port: int) -> Server:
     """Prefect's server and pages."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    return Server("Prefect", command, f"http://{HOST}:{port}", "/api/health", runs / ".prefect" / "server.log")
+    return Server(
+        "Prefect", command, f"http://{HOST}:{port}", "/api/health", runs / ".prefect" / "server.log", _of_servers(port)
+    )
 
 
 def mlflow(runs: Path, port: int) -> Server:
@@ -121,7 +134,7 @@ def mlflow(runs: Path, port: int) -> Server:
         sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}", "--artifacts-destination", str(store / "artifacts"),
     ]  # fmt: skip
-    return Server("MLflow", command, f"http://{HOST}:{port}", "/health", store / "server.log")
+    return Server("MLflow", command, f"http://{HOST}:{port}", "/health", store / "server.log", _of_servers(port))
 
 
 @contextmanager
@@ -143,12 +156,19 @@ UP = ".up.json"
 
 
 @contextmanager
-def prefect_for(runs: Path) -> Iterator[None]:
-    """Point this process at the servers of `r1 up`, or at a Prefect server of its own until the block ends."""
+def prefect_for(runs: Path, shared: Installation | None = None) -> Iterator[None]:
+    """Point this process at a shared installation, at the servers of `r1 up`, or at a Prefect server of its own."""
     told = read_json(runs / UP) if (runs / UP).is_file() else {}
-    if told and answers(told["prefect"] + "/api/health"):
-        os.environ.update(environment(runs, told["prefect"]) | {"R1_MLFLOW_URL": told["mlflow"]})
+    if shared is None and told and answers(told["PREFECT_API_URL"] + "/health"):
+        os.environ.update(told)
         yield
+        return
+    if shared is not None:
+        os.environ.update(environment(runs, shared.server) | shared.environment())
+        try:
+            yield
+        finally:
+            _deliver()
         return
     own = prefect(runs, free_port())
     os.environ.update(environment(runs, own.url))
@@ -166,15 +186,6 @@ def _deliver() -> None:
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=DELIVERY_LIMIT_S)
-
-
-def answers(url: str) -> bool:
-    """Whether a server answers at an address."""
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def free_port() -> int:

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
-from prefect.states import Crashed
+from prefect.states import Crashed, Running
 
 from data.lock import locked
 
@@ -42,23 +42,35 @@ def owned(runs: Path, run_id: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def sweep(runs: Path, at_start: bool = False) -> list[UUID]:
+def sweep(runs: Path, at_start: bool = False, shared: bool = False) -> list[UUID]:
     """Crash the ownerless runs; returns their ids.
 
     A run takes its lock some moments after it says Running. So it has to be found without one twice in a row,
-    unless nothing that could own it has been started yet.
+    unless nothing that could own it has been started yet. Of a server that other machines share, only runs that
+    began here are looked at: those that have a lock here, free or held.
     """
     with get_client(sync_client=True) as client:
         states = _OPEN if at_start else [StateType.RUNNING, StateType.CANCELLING]
         wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
         open_runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE)
-        ownerless = {run.id for run in open_runs if not _is_owned(runs, run.id)}
+        ours = [run.id for run in open_runs if not shared or (runs / OWNERS / str(run.id)).is_file()]
+        ownerless = {run_id for run_id in ours if not _is_owned(runs, run_id)}
         gone = ownerless if at_start else ownerless & _suspects
         _suspects.clear()
         _suspects.update(ownerless - gone)
         for run_id in gone:
             _crash(client, run_id)
+        if shared:
+            _revive(client, runs)
         return sorted(gone)
+
+
+def _revive(client: SyncPrefectClient, runs: Path) -> None:
+    """Say Running of what lives here, though the server took it for crashed while it could not hear of it."""
+    for path in sorted((runs / OWNERS).glob("*")):
+        run_id = UUID(path.name)
+        if _is_owned(runs, run_id) and (state := client.read_flow_run(run_id).state) and state.is_crashed():
+            client.set_flow_run_state(run_id, Running(message="its machine was out of reach"), force=True)
 
 
 def _is_owned(runs: Path, run_id: UUID) -> bool:

@@ -21,7 +21,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, wraps
@@ -91,6 +91,25 @@ class Tracker(Protocol):
         """Add trajectories that people may want to read."""
 
 
+class Site:
+    """This machine's place among others: here, on its own. `flows.shared` has the one of a shared installation."""
+
+    def take(self, artifact: Artifact) -> bool:
+        """Fetch an artifact that another machine made. Returns False where nobody did."""
+        return False
+
+    def put(self, artifact: Artifact) -> None:
+        """Let other machines have an artifact."""
+
+    def send(self, step: Step) -> bool:
+        """Have a heavy stage made by a machine that fits it, and fetch it. Returns False where it is made here."""
+        return False
+
+    def alone(self, artifact: Artifact) -> AbstractContextManager[None]:
+        """Keep other machines from making the same artifact at the same time."""
+        return nullcontext()
+
+
 @dataclass(slots=True)
 class Step:
     """One call of a stage: what it would make, out of what, and what came of it in this session.
@@ -124,6 +143,7 @@ class Session:
     isolation: Literal["rlimit", "namespace"] = "rlimit"
     displays: Sequence[Display] = ()
     tracker: Tracker | None = None
+    site: Site = field(default_factory=Site)
     recipe: str = ""
     wanted: frozenset[str] | None = None
     variant: str = ""
@@ -320,7 +340,8 @@ def _task(kind: str) -> Any:
 
 def _submit(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, heavy: bool) -> None:
     """Run the step as a Prefect task, linked to the tasks of its parents."""
-    above = [now.states[parent.key] for parents in step.parents.values() for parent in parents]
+    parents = [parent.key for parents in step.parents.values() for parent in parents]
+    above = [now.states[key] for key in parents if key in now.states]
     made = step.artifact
     state = _task(made.stage)(
         f"{made.stage} {made.name} {now.recipe}-{made.fingerprint[:4]}",
@@ -341,13 +362,18 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
     begun = time.monotonic()
     for display in now.displays:
         display.begin(step)
-    with locked(now.runs / f".{step.artifact.key}.lock"):
-        step.cached = step.artifact.done
+    artifact, site = step.artifact, now.site
+    with locked(now.runs / f".{artifact.key}.lock"):
+        step.cached = artifact.done or site.take(artifact)
+        if not step.cached and not (heavy and site.send(step)):
+            with site.alone(artifact):
+                step.cached = site.take(artifact)
+                if not step.cached:
+                    with locked(now.runs / f".{now.device.replace(':', '-')}.lock") if heavy else nullcontext():
+                        _fill(step, body, given, now)
         if step.cached:
-            check(step.artifact)
-        else:
-            with locked(now.runs / f".{now.device.replace(':', '-')}.lock") if heavy else nullcontext():
-                _fill(step, body, given, now)
+            check(artifact)
+        site.put(artifact)
     step.wall_s = time.monotonic() - begun
     for display in now.displays:
         display.end(step)
@@ -357,6 +383,8 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
 def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session) -> None:
     begun = time.monotonic()
     folder = step.artifact.folder
+    for parent in (parent for parents in step.parents.values() for parent in parents if not parent.done):
+        now.site.take(parent)
     state, latest = _recover(folder)
     run_id = now.tracker.begin(step) if now.tracker else ""
     step.link = now.tracker.link(run_id) if now.tracker else ""

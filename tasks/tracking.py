@@ -34,6 +34,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from data.address import answers
 from data.lineage import METRICS, TIMES, Artifact, Json, Judge, Policy, Report, Table
 from data.store import read_table
 from tasks.describe import Link, describe, waterfall
@@ -42,6 +43,8 @@ from tasks.stage import Metrics, Step
 
 for _noisy in ("mlflow", "alembic"):
     logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+_log = logging.getLogger(__name__)
 
 RULE = AssessmentSource(source_type="CODE", source_id="r1")
 CONTEXTS = {
@@ -59,31 +62,39 @@ CONTEXTS = {
 }
 """What a table is to the stage that takes it."""
 
+CHILD = "mlflow.r1.child."
+"""Begins the tags that name the runs which used what a run made: one each, as several may be written at once."""
+
 TAG_CHARACTERS = 8_000  # MLflow cuts longer tags without a word
 FLUSH_EVERY_S = 5.0
 PARAM_CHARACTERS = 6_000  # MLflow cuts longer values without a word
 
 
 def store_uri(runs: Path) -> str:
-    """Return the tracking store of a runs folder: one SQLite file, no server needed."""
+    """The tracking store of a runs folder: one SQLite file, no server needed."""
     return f"sqlite:///{(runs / '.mlflow' / 'mlflow.db').resolve()}"
 
 
 class MlflowTracker:
-    """Writes the history of stages into the store of a runs folder.
+    """Writes the history of stages into the store of a runs folder, or to the server at `server`.
 
-    `pipeline` names the parent run that the stages of this invocation belong to.
+    `pipeline` is the parent run that the stages of this invocation belong to; a new one where none is given.
+    `depot` is the address that artifacts are kept at for other machines; without it they are where they were made.
+    While a server is away a stage goes on, and what it has to say is kept until the server is back.
     """
 
-    def __init__(self, runs: Path, recipe: str) -> None:
+    def __init__(self, runs: Path, recipe: str, server: str = "", pipeline: str = "", depot: str = "") -> None:
         (runs / ".mlflow").mkdir(parents=True, exist_ok=True)
-        uri = store_uri(runs)
+        self.server, self.depot = server, depot
+        uri = server or store_uri(runs)
         mlflow.set_tracking_uri(uri)
         self.client = MlflowClient(uri)
         self.recipe = recipe
         self.experiment_id = self._experiment(recipe, runs)
-        self.pipeline = self._pipeline_run(recipe)
+        self._own_pipeline = not pipeline
+        self.pipeline = pipeline or self._pipeline_run(recipe)
         self._pending: dict[str, list[Metric]] = {}
+        self._unshown: list[tuple[str, Sequence[Mapping[str, Json]], int]] = []
         self._known: dict[str, dict[str, int]] = {}
         self._flushed = time.monotonic()
 
@@ -135,7 +146,9 @@ class MlflowTracker:
             if at > self._last_step(run_id, name):
                 queue.append(Metric(name, float(value), now, at))
         if time.monotonic() - self._flushed > FLUSH_EVERY_S:
-            self._flush(run_id)
+            self._flushed = time.monotonic()
+            if self._is_there():
+                self._flush(run_id)
 
     def end(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]:
         """Close the run of a stage with its summary figures and what it made; return the ids to be noted."""
@@ -143,6 +156,9 @@ class MlflowTracker:
         figures = {key: value for key, value in record["summary"].items() if isinstance(value, int | float)}
         queue = self._pending.setdefault(run_id, [])
         queue += [Metric(metric_name(f"summary/{key}"), float(value), now, 0) for key, value in figures.items()]
+        while not self._is_there():
+            _log.warning("%s is made; waiting for MLflow at %s to say so", step.artifact.name, self.server)
+            time.sleep(FLUSH_EVERY_S)
         self._flush(run_id)
         noted = self._log_output(run_id, step, record)
         if isinstance(step.artifact, Report):
@@ -155,6 +171,13 @@ class MlflowTracker:
 
     def show(self, run_id: str, rows: Sequence[Mapping[str, Json]], at: int) -> None:
         """Log trajectories as traces: prompt, thinking, summary, and what was thought of them as assessments."""
+        self._unshown.append((run_id, rows, at))
+        if self._is_there():
+            for each in self._unshown:
+                self._show(*each)
+            self._unshown.clear()
+
+    def _show(self, run_id: str, rows: Sequence[Mapping[str, Json]], at: int) -> None:
         shown = self._shown(run_id)
         spans = {}
         for row in rows:
@@ -199,19 +222,27 @@ class MlflowTracker:
 
     def fail(self, run_id: str, killed: bool) -> None:
         """Close the run of a stage that did not end."""
-        self._flush(run_id)
-        self.client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+        if self._is_there():
+            self._flush(run_id)
+            self.client.set_terminated(run_id, "KILLED" if killed else "FAILED")
 
     def close(self, status: str = "FINISHED") -> None:
-        """Close the run of the pipeline."""
-        self.client.set_terminated(self.pipeline, status)
+        """Close the run of the pipeline, unless it was opened elsewhere."""
+        if self._own_pipeline:
+            self.client.set_terminated(self.pipeline, status)
 
     def _experiment(self, recipe: str, runs: Path) -> str:
         found = self.client.get_experiment_by_name(recipe)
         if found is not None:
             return str(found.experiment_id)
-        location = (runs / ".mlflow" / "artifacts").resolve().as_uri()
-        return str(self.client.create_experiment(recipe, artifact_location=location))
+        location = None if self.server else (runs / ".mlflow" / "artifacts").resolve().as_uri()
+        try:
+            return str(self.client.create_experiment(recipe, artifact_location=location))
+        except MlflowException:  # another process was faster
+            found = self.client.get_experiment_by_name(recipe)
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
     def _pipeline_run(self, recipe: str) -> str:
         tags = {"mlflow.runName": f"r1 {recipe} {time.strftime('%Y-%m-%d %H:%M:%S')}", "pipeline": recipe}
@@ -228,12 +259,13 @@ class MlflowTracker:
             for key, value in stored.items():
                 self.client.set_tag(run_id, f"mlflow.r1.{key}", value[:TAG_CHARACTERS])
             tags = tags | {f"mlflow.r1.{key}": value for key, value in stored.items()}
-        above, below = (json.loads(tags.get(f"mlflow.r1.{kind}", "[]")) for kind in ("parents", "children"))
+        above = json.loads(tags.get("mlflow.r1.parents", "[]"))
+        below = [json.loads(text) for key, text in tags.items() if key.startswith(CHILD)]
         note = describe(
             record,
             tags.get("mlflow.r1.says", ""),
             [Link(*each) for each in above],
-            [Link(*each) for each in below],
+            [Link(*each) for each in sorted(below)],
             tags.get("mlflow.r1.waterfall", ""),
         )
         self.client.set_tag(run_id, "mlflow.note.content", note)
@@ -243,9 +275,7 @@ class MlflowTracker:
         run_id = _noted(parent, "mlflow_run_id")
         if not run_id:
             return  # made without MLflow
-        tags = self.client.get_run(run_id).data.tags
-        children = [each for each in json.loads(tags.get("mlflow.r1.children", "[]")) if each[2] != child.run]
-        self.client.set_tag(run_id, "mlflow.r1.children", json.dumps([*children, astuple(child)]))
+        self.client.set_tag(run_id, CHILD + child.run, json.dumps(astuple(child)))
         self._describe(run_id, parent.record())
 
     def _link(self, artifact: Artifact) -> Link | None:
@@ -260,7 +290,7 @@ class MlflowTracker:
         tables = [each for several in step.parents.values() for each in several if isinstance(each, Table)]
         if len(policies) != 1 or len(tables) != 1:
             return
-        model_id, dataset = _noted(policies[0], "mlflow_model_id"), _dataset(tables[0])
+        model_id, dataset = _noted(policies[0], "mlflow_model_id"), self._dataset(tables[0])
         if model_id:
             for key, value in figures.items():
                 self.client.log_metric(
@@ -291,6 +321,34 @@ class MlflowTracker:
             known[name] = max((metric.step for metric in history), default=-1)
         return known[name]
 
+    def _place(self, artifact: Artifact, folder: Path) -> str:
+        """Where files of an artifact are found, by any machine that this store is for."""
+        return f"{self.depot}/{folder.relative_to(artifact.runs)}" if self.depot else str(folder.resolve())
+
+    def _dataset(self, table: Artifact, record: Mapping[str, Json] | None = None) -> Dataset:
+        """A table as MLflow names it: by the digest of its content, with its rows and columns."""
+        record = record or table.record()
+        files = sorted(table.folder.glob("*.parquet"))
+        content = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()[:36]
+        columns = [
+            {"name": f"{file.stem}.{name}", "type": str(kind), "required": False}
+            for file in files
+            for name, kind in pl.read_parquet_schema(file).items()
+        ]
+        profile = {"num_rows": record["summary"].get("rows"), "artifact": record["key"]}
+        return Dataset(
+            table.name,
+            content,
+            "local",
+            json.dumps({"uri": self._place(table, table.folder)}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps(profile),
+        )
+
+    def _is_there(self) -> bool:
+        """Whether the store can be written to now; one that is a file always can."""
+        return not self.server or answers(f"{self.server}/health")
+
     def _flush(self, run_id: str) -> None:
         pending = self._pending.pop(run_id, [])
         for begin in range(0, len(pending), 1000):
@@ -305,7 +363,7 @@ class MlflowTracker:
                     models += [LoggedModelInput(_noted(parent, "mlflow_model_id"))]
                 elif isinstance(parent, Table):
                     context = CONTEXTS.get((step.artifact.stage, argument), argument)
-                    datasets += [DatasetInput(_dataset(parent), [InputTag("mlflow.data.context", context)])]
+                    datasets += [DatasetInput(self._dataset(parent), [InputTag("mlflow.data.context", context)])]
         models = [model for model in models if model.model_id]
         if datasets or models:
             self.client.log_inputs(run_id, datasets=datasets, models=models)
@@ -314,7 +372,7 @@ class MlflowTracker:
 
     def _log_output(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]:
         artifact = step.artifact
-        self.client.set_tag(run_id, "folder", str(artifact.folder.resolve()))
+        self.client.set_tag(run_id, "folder", self._place(artifact, artifact.folder))
         if isinstance(artifact, Policy):
             kind = "reward_model" if isinstance(artifact, Judge) else "policy"
             outputs = [self._model(run_id, artifact, artifact.key, artifact.folder / "policy", kind)]
@@ -324,7 +382,7 @@ class MlflowTracker:
             self.client.log_outputs(run_id, outputs)
             return {"mlflow_run_id": run_id, "mlflow_model_id": outputs[0].model_id}
         if isinstance(artifact, Table):
-            made = DatasetInput(_dataset(artifact, record), [InputTag("mlflow.data.context", "output")])
+            made = DatasetInput(self._dataset(artifact, record), [InputTag("mlflow.data.context", "output")])
             self.client.log_inputs(run_id, datasets=[made])
         return {"mlflow_run_id": run_id}
 
@@ -335,7 +393,7 @@ class MlflowTracker:
         model = mlflow.create_external_model(
             name=name,
             source_run_id=run_id,
-            params={"folder": str(folder.resolve()), "station": artifact.name},
+            params={"folder": self._place(artifact, folder), "station": artifact.name},
             model_type=kind,
             experiment_id=self.experiment_id,
         )
@@ -373,24 +431,3 @@ def _waterfall(folder: Path) -> str:
 def _noted(artifact: Artifact, key: str) -> str:
     """An id that an artifact's record keeps; empty where it was made without MLflow."""
     return str(artifact.record().get(key, ""))
-
-
-def _dataset(table: Artifact, record: Mapping[str, Json] | None = None) -> Dataset:
-    """A table as MLflow names it: by the digest of its content, with its rows and columns."""
-    record = record or table.record()
-    files = sorted(table.folder.glob("*.parquet"))
-    content = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()[:36]
-    columns = [
-        {"name": f"{file.stem}.{name}", "type": str(kind), "required": False}
-        for file in files
-        for name, kind in pl.read_parquet_schema(file).items()
-    ]
-    profile = {"num_rows": record["summary"].get("rows"), "artifact": record["key"]}
-    return Dataset(
-        table.name,
-        content,
-        "local",
-        json.dumps({"uri": str(table.folder.resolve())}),
-        schema=json.dumps({"mlflow_colspec": columns}),
-        profile=json.dumps(profile),
-    )

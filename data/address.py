@@ -1,0 +1,15 @@
+"""Whether somebody is at an address."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers at an address."""
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
