@@ -14,7 +14,7 @@ system: $(VENV)/installed
 	$(BIN)/python -m pytest -m system tests/system
 
 chaos: $(VENV)/installed
-	$(BIN)/python tests/chaos.py --kills 50
+	$(BIN)/python -m tests.chaos --kills 50
 
 check: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from data.disk import telling_when_full
 from data.lineage import check
 from flows.display import Watch
 from flows.plan import FLOWS, conclude, default_device, naming_dependents, plan
@@ -37,13 +38,14 @@ def run(
                 watch.end(step)
         return conclude(recipe, runs, steps, time.monotonic() - begun)
     runs.mkdir(parents=True, exist_ok=True)
-    if plain:
+    with telling_when_full(runs):
+        if not plain:
+            with prefect_for(runs, shared):
+                from flows import served
+
+                served.audience.set([watch])
+                return served.r1(recipe, device, save_every_s)
         opened = Session(runs, "plain", device or default_device(), displays=[watch], save_every_s=save_every_s)
         with session(opened), naming_dependents(recipe, runs):
             FLOWS[recipe.flow](recipe)
         return conclude(recipe, runs, opened.steps, time.monotonic() - begun)
-    with prefect_for(runs, shared):
-        from flows import served
-
-        served.audience.set([watch])
-        return served.r1(recipe, device, save_every_s)

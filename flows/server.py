@@ -87,10 +87,11 @@ class Server:
         raise RuntimeError(f"{self.name} did not answer at {self.url} in {START_LIMIT_S:.0f} s; see {self.log}")
 
     def close(self) -> None:
-        """End it with all its processes: politely, then not."""
+        """End it with all its processes, if it was started: politely, then not."""
         self._closing.set()
         process = self._process
-        assert process is not None
+        if process is None:
+            return
         for sign in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(process.pid, sign)

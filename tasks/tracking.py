@@ -222,9 +222,13 @@ class MlflowTracker:
 
     def fail(self, run_id: str, killed: bool) -> None:
         """Close the run of a stage that did not end."""
-        if self._is_there():
+        if not self._is_there():
+            return  # the next attempt finds it as it is
+        try:
             self._flush(run_id)
             self.client.set_terminated(run_id, "KILLED" if killed else "FAILED")
+        except MlflowException as error:  # the disk is full: what the stage died of matters more
+            _log.warning("MLflow was not told: %s", error)
 
     def close(self, status: str = "FINISHED") -> None:
         """Close the run of the pipeline, unless it was opened elsewhere."""

@@ -15,8 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,55 +26,10 @@ from mlflow import MlflowClient
 from flows.server import free_port
 from tasks.tracking import store_uri
 from tests.chaos import alive, descendants
+from tests.system.people import Up, engine, field, shot, wait_for
 
-playwright = pytest.importorskip("playwright.sync_api")
 ROOT = Path(__file__).parents[2]
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
-]
-
-
-@dataclass(frozen=True)
-class Up:
-    """A running `r1 up`."""
-
-    process: subprocess.Popen[str]
-    runs: Path
-    prefect: str
-    mlflow: str
-
-    def call(self, path: str, body: Any = None) -> Any:
-        """Ask Prefect's API."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.prefect}/api{path}", data, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def deployment(self, flow: str) -> dict[str, Any]:
-        return self.call(f"/deployments/name/{flow}/tiny")
-
-    def runs_of(self, flow: str) -> list[dict[str, Any]]:
-        """The flow runs of a flow, the newest first."""
-        return self.call("/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}, "sort": "EXPECTED_START_TIME_DESC"})
-
-    def state(self, run: str) -> str:
-        return str(self.call(f"/flow_runs/{run}")["state_name"])
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if found := what():
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"did not come true in {seconds} s")
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 def begin(runs: Path, prefect: int, mlflow: int) -> Up:
@@ -103,46 +57,6 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     wait_for(lambda: started.call("/deployments/count", {}) == 9)
     yield started
     end(started)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
-    """A page, all of whose requests went to this machine."""
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    asked: list[str] = []
-    context.on("request", lambda request: asked.append(request.url))
-    yield context.new_page()
-    context.close()
-    hosts = {urlsplit(url).hostname for url in asked if urlsplit(url).scheme in ("http", "https", "ws", "wss")}
-    assert hosts == {"127.0.0.1"}
-
-
-def shot(page: Any, name: str) -> None:
-    if folder := os.environ.get("R1_SCREENSHOTS"):
-        page.wait_for_timeout(1500)
-        page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def field(page: Any, label: str) -> Any:
-    """The input under the first label that begins so."""
-    found = page.locator("label", has_text=label).first
-    return found.locator("xpath=ancestor::div[contains(@class, 'p-label ')][1]").locator("input")
-
-
-def engine(up: Up) -> int:
-    """The process of the flow run that the runner has started."""
-    for pid in descendants(up.process.pid):
-        if b"prefect.engine" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return pid
-    raise AssertionError("no flow run is being executed")
 
 
 def steps(up: Up, maximum: int) -> list[int]:
