@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,8 +34,15 @@ class Up:
         if self.login:
             headers["authorization"] = f"Basic {base64.b64encode(self.login.encode()).decode()}"
         request = urllib.request.Request(f"{self.prefect}/api{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        for attempt in range(5):  # 503: the server is busy
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or attempt == 4:
+                    raise
+                time.sleep(2)
+        raise AssertionError("not reached")
 
     def deployment(self, flow: str) -> dict[str, Any]:
         return self.call(f"/deployments/name/{flow}/tiny")
