@@ -30,7 +30,7 @@ def run(recipe: Recipe, runs: Path, device: str, plain: bool = False, save_every
         return conclude(recipe, runs, steps, time.monotonic() - begun)
     runs.mkdir(parents=True, exist_ok=True)
     if plain:
-        opened = Session(runs, "plain", device, displays=[watch], save_every_s=save_every_s)
+        opened = Session(runs, "plain", device, recipe.allow_rlimit, [watch], save_every_s=save_every_s)
         with session(opened), naming_dependents(recipe, runs):
             FLOWS[recipe.flow](recipe)
         return conclude(recipe, runs, opened.steps, time.monotonic() - begun)

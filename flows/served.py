@@ -40,6 +40,7 @@ def conduct(recipe: Recipe, targets: Sequence[str], device: str, save_every_s: f
         runs,
         "run",
         device or default_device(),
+        settled.allow_rlimit,
         displays=[Board(), *audience.get()],
         tracker=tracker,
         recipe=settled.name,

@@ -176,7 +176,7 @@ class Classroom:
     reasoning: Deck
     general: Deck
     prefer: Prefer | None = None
-    isolation: Isolation = "rlimit"
+    isolation: Isolation | None = None
     rounds: int = 0
     rollout: list[Trajectory] = field(default_factory=list)
 
@@ -194,7 +194,7 @@ def classroom(
     reasoning: Sequence[Problem],
     general: Sequence[Problem],
     prefer: Prefer | None,
-    isolation: Isolation = "rlimit",
+    isolation: Isolation | None = None,
 ) -> Classroom:
     """Shuffle problems into decks by the configuration's seed."""
     decks = Deck(reasoning, (config.seed, "reasoning")), Deck(general, (config.seed, "general"))
