@@ -162,21 +162,23 @@ _CONNECTIVE = r"(?:\b(?:is|are|equals|gives|get|be|[Oo]ption|[Cc]hoose)\b:?|=|:|
 _LEAD_IN = re.compile(rf"([^0-9\\{{}}+*/^_<>()\[\]]{{0,80}}?){_CONNECTIVE}\s*(?=\S)")
 _HEDGE = re.compile(r"\b(?:not|never|or|maybe|either|except)\b|n't|[不非或]|可能")
 _BOX = "\\boxed{"
+_BRACE = re.compile(r"\\boxed\{|[{}]")
 
 
 def boxes(text: str) -> list[str]:
-    """Contents of all `\\boxed{...}` with balanced braces, outermost only, in order."""
-    found, start = [], text.find(_BOX)
-    while start >= 0:
-        begin = position = start + len(_BOX)
-        depth = 1
-        while position < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            position += 1
-        if not depth:
-            found.append(text[begin : position - 1])
-        start = text.find(_BOX, begin if depth else position)
-    return found
+    """Contents of all `\\boxed{...}` with balanced braces, outermost only, in order; one pass over the text."""
+    opened: list[tuple[int, bool]] = []  # where the content of each open brace begins, and whether it is a box
+    closed: list[tuple[int, int]] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append((brace.end(), brace[0] == _BOX))
+        elif opened:
+            begin, is_box = opened.pop()
+            if is_box:
+                while closed and closed[-1][0] > begin:
+                    closed.pop()
+                closed.append((begin, brace.start()))
+    return [text[begin:end] for begin, end in closed]
 
 
 def _normal(text: str) -> str:
