@@ -25,7 +25,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,6 @@ FLOAT_TOLERANCE: Final = 1e-6  # absolute, and relative above 1
 _GRACE_S = 5.0  # beyond a program's wall limit, before the jail itself counts as stuck
 _START_S = 30.0
 _END_S = 2.0
-_ERRORS = "errors"  # in the jail's folder: what it complains of itself
 
 
 class SandboxError(RuntimeError):
@@ -95,7 +93,7 @@ class Jail:
         self._limits = limits
         self._isolation = isolation
         self._process: subprocess.Popen[bytes] | None = None
-        self._home: Path | None = None  # a folder of the jail's own, where compilers work outside of a room
+        self._errors = -1  # a file in memory: what the jail complains of itself
         self._warm = False  # has answered once
 
     def __enter__(self) -> Jail:
@@ -139,7 +137,7 @@ class Jail:
         return header + code + stdin
 
     def close(self) -> None:
-        """End the jail, which ends its child and all of its room first, and remove its folder."""
+        """End the jail, which ends its child and all of its room first."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -153,8 +151,7 @@ class Jail:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        assert self._home is not None
-        shutil.rmtree(self._home, ignore_errors=True)
+        os.close(self._errors)
 
     def _ask(self, request: bytes) -> tuple[int, int, bytes, bytes]:
         process = self._start()
@@ -176,24 +173,28 @@ class Jail:
 
     def _complaint(self) -> str:
         """The last line that the jail wrote about itself."""
-        assert self._home is not None
-        return (self._home / _ERRORS).read_text(encoding="utf-8", errors="replace").strip().rsplit("\n", 1)[-1]
+        end = os.fstat(self._errors).st_size
+        said = os.pread(self._errors, 1000, max(0, end - 1000)).decode("utf-8", "replace")
+        return said.strip().rsplit("\n", 1)[-1]
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._warm = False
             command = _command(self._isolation)
-            self._home = Path(tempfile.mkdtemp(prefix="jail-"))
-            with (self._home / _ERRORS).open("wb") as errors:
+            self._errors = os.memfd_create("errors")
+            try:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=errors,
-                    cwd=self._home,
+                    stderr=self._errors,
+                    cwd="/",
                     env={"PYTHONHASHSEED": "0"},
                     start_new_session=True,
                 )
+            except OSError as problem:
+                os.close(self._errors)
+                raise SandboxError(f"{command[0]} does not start: {problem.strerror}") from problem
         return self._process
 
     def _read(self, size: int, deadline: float) -> bytes:
@@ -368,15 +369,20 @@ def _within(path: str, folder: str) -> bool:
     return Path(path).is_relative_to(folder)
 
 
+def refuse() -> str:
+    """What to say where programs cannot be shut in."""
+    reasons = "; ".join(f"{room}: {refusal(room)}" for room in _ROOMS)
+    return (
+        f"programs that nobody trusts cannot be shut in on this host ({reasons}). Install bubblewrap (apt-get install "
+        "bubblewrap) or allow user namespaces; `allow_rlimit = true` in the recipe, or --set allow_rlimit=true, runs "
+        "them under resource limits alone"
+    )
+
+
 def _command(isolation: Isolation) -> list[str]:
     """The command of a jail. Raises ValueError where nothing may be run."""
     if isolation == "none":
-        reasons = "; ".join(f"{room}: {refusal(room)}" for room in _ROOMS)
-        raise ValueError(
-            f"programs that nobody trusts cannot be shut in on this host ({reasons}). Install bubblewrap (apt-get "
-            "install bubblewrap) or allow user namespaces; `allow_rlimit = true` in the recipe, or --set "
-            "allow_rlimit=true, runs them under resource limits alone"
-        )
+        raise ValueError(refuse())
     if isolation == "bubblewrap":
         return [*_bubblewrap(), *_python(os.path.realpath(sys.executable), "/r1", "made")]
     if isolation == "unshare":
@@ -391,9 +397,15 @@ def _python(interpreter: str, library: str, room: str) -> list[str]:
 
 
 def _bubblewrap() -> list[str]:
-    """`bwrap` with the room of `data.jail.room`, which mounts the private folder itself."""
+    """`bwrap` with the room of `data.jail.room`, which mounts the private folder itself.
+
+    Raises SandboxError where it is not installed.
+    """
     found = view()
-    command = [shutil.which("bwrap") or "bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    program = shutil.which("bwrap")
+    if program is None:
+        raise SandboxError("bwrap is not installed")
+    command = [program, "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--as-pid-1", "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
     if os.getuid() == 0:
         for name in ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"):

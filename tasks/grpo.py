@@ -40,6 +40,7 @@ from model import checkpoint
 from model.optim import adamw
 from model.sampler import logprobs
 from model.transformer import Transformer
+from tasks import redteam
 from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
@@ -423,6 +424,9 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     speaker = load(policy, run.device)
     reasoning, general = by_rule(problems_of(problems))
     _check_supply(problems.key, len(reasoning), len(general), config)
+    redteam.gate(
+        run.session.runs, run.session.isolation, config.template, config, {each.verifier for each in reasoning}
+    )
     prefer = preferences(judges, run.device) if judges else None
     apprentice = learner(speaker, config, run.device)
     room = classroom(config, reasoning, general, prefer, run.session.isolation)

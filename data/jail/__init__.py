@@ -19,4 +19,5 @@ EXITED, TIMED_OUT, OUTPUT_FULL, NOT_CONFINED, NOT_COMPILED, NO_COMPILER = range(
 
 STDERR_BYTES = 4096
 PLACE_BYTES = 64 << 20  # of the private folder of a program in a room, and of a file in it
+COMPILERS = ("/usr/bin/g++", "/usr/bin/c++", "/usr/bin/clang++")
 COMPILE_CPU_S, COMPILE_WALL_S, COMPILE_MEMORY = 20, 30.0, 2 << 30

@@ -18,7 +18,6 @@ from data.jail.program import execute_binary, execute_python, reach_library, red
 from data.jail.room import PLACE, Place, enter
 
 COMPILER = ("-x", "c++", "-std=gnu++17", "-O2", "-pipe", "-w", "-fmax-errors=1", "-fno-diagnostics-show-caret")
-COMPILERS = ("/usr/bin/g++", "/usr/bin/c++", "/usr/bin/clang++")
 
 
 class Request(NamedTuple):
@@ -216,10 +215,10 @@ class Server:
 
     def _compile(self, source: bytes) -> int | Reply:
         """The binary as a descriptor, or what the compiler says. The compiler is confined like a program."""
-        compiler = next((path for path in COMPILERS if os.path.exists(path)), None)
+        compiler = next((path for path in jail.COMPILERS if os.path.exists(path)), None)
         if compiler is None:
             return Reply(jail.NO_COMPILER, 0)
-        folder = os.path.join(PLACE if self._place else os.getcwd(), "build")
+        folder = f"{PLACE}/build-{os.urandom(8).hex()}"
         os.mkdir(folder, 0o700)
 
         def prepare() -> None:
