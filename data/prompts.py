@@ -54,6 +54,8 @@ def written(thinking: str | None, answer: str | None) -> str:
 
 def parse(completion: str, template: Template) -> Parts:
     """Read a completion: each tag once, in order, and nothing outside of them that the template forbids."""
+    if any(completion.count(tag) > 1 for tag in TAGS):  # and so the pattern never tries many starts
+        return Parts(None, None, False)
     match = (_ZERO if template == "zero" else _CHAT).fullmatch(completion)
     if match is None:
         return Parts(None, None, False)

@@ -28,7 +28,7 @@ from typing import Final
 from data import symbolic
 from data.prompts import Template, parse
 from data.records import Problem, Verdict
-from data.sandbox import Isolation, Jail, Limits, SandboxError, Test, run
+from data.sandbox import CodeLanguage, Isolation, Jail, Limits, SandboxError, Test, choose, run
 
 MAX_LENGTH: Final = 200  # characters of an answer that is no program
 MAX_DIGITS: Final = 30
@@ -50,6 +50,7 @@ class Program:
     """A program that has to be run."""
 
     code: str
+    language: CodeLanguage
     tests: tuple[Test, ...]
 
 
@@ -72,9 +73,12 @@ def verify_all(
     *,
     workers: int = 2,
     timeout_s: float = 5.0,
-    isolation: Isolation = "rlimit",
+    isolation: Isolation | None = None,
 ) -> list[Verdict]:
     """Judge many completions, in order; `timeout_s` is for one comparison or one test, from its start.
+
+    Programs run in the strongest isolation that the host has when none is given. Raises ValueError where one is to
+    be run and `isolation` is "none".
 
     What needs sympy or the sandbox is done once for equal work, by `workers` threads.
     """
@@ -83,7 +87,7 @@ def verify_all(
     decided: dict[Pending, Verdict] = {}
 
     def work() -> None:
-        with Jail(_limits(timeout_s), isolation) as jail:
+        with Jail(_limits(timeout_s), isolation or choose(allow_rlimit=True)) as jail:
             while True:
                 try:
                     item = pending.pop()
@@ -158,21 +162,23 @@ _CONNECTIVE = r"(?:\b(?:is|are|equals|gives|get|be|[Oo]ption|[Cc]hoose)\b:?|=|:|
 _LEAD_IN = re.compile(rf"([^0-9\\{{}}+*/^_<>()\[\]]{{0,80}}?){_CONNECTIVE}\s*(?=\S)")
 _HEDGE = re.compile(r"\b(?:not|never|or|maybe|either|except)\b|n't|[不非或]|可能")
 _BOX = "\\boxed{"
+_BRACE = re.compile(r"\\boxed\{|[{}]")
 
 
 def boxes(text: str) -> list[str]:
-    """Contents of all `\\boxed{...}` with balanced braces, outermost only, in order."""
-    found, start = [], text.find(_BOX)
-    while start >= 0:
-        begin = position = start + len(_BOX)
-        depth = 1
-        while position < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            position += 1
-        if not depth:
-            found.append(text[begin : position - 1])
-        start = text.find(_BOX, begin if depth else position)
-    return found
+    """Contents of all `\\boxed{...}` with balanced braces, outermost only, in order; one pass over the text."""
+    opened: list[tuple[int, bool]] = []  # where the content of each open brace begins, and whether it is a box
+    closed: list[tuple[int, int]] = []
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append((brace.end(), brace[0] == _BOX))
+        elif opened:
+            begin, is_box = opened.pop()
+            if is_box:
+                while closed and closed[-1][0] > begin:
+                    closed.pop()
+                closed.append((begin, brace.start()))
+    return [text[begin:end] for begin, end in closed]
 
 
 def _normal(text: str) -> str:
@@ -359,29 +365,32 @@ def _value(node: ast.expr, used: list[int]) -> Fraction:
 
 # Code.
 
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*(python3?|py|cpp|[cC]\+\+)?[ \t]*\n(.*?)```", re.DOTALL)
 
 
-def program_of(text: str) -> str:
-    """The last fenced block in Python or without a language; the whole text when it has no fence."""
-    blocks: list[str] = _FENCE.findall(text)
+def program_of(text: str) -> tuple[CodeLanguage, str]:
+    """The last fenced block in Python, C++ or without a language, then Python; the whole text without a fence."""
+    blocks: list[tuple[str, str]] = _FENCE.findall(text)
     if blocks:
-        return blocks[-1]
+        tag, code = blocks[-1]
+        return "cpp" if tag.lower() in ("cpp", "c++") else "python", code
     if "```" in text:
-        raise Unparseable("no Python block")
-    return text
+        raise Unparseable("no Python or C++ block")
+    return "python", text
 
 
 def _code(text: str, solution: str) -> Program:
     tests = tuple(Test(test["input"], test["output"]) for test in json.loads(solution))
     if not tests:
         raise ValueError("a code problem without tests")
-    return Program(program_of(text), tests)
+    language, code = program_of(text)
+    return Program(code, language, tests)
 
 
 def _run_program(item: Program, timeout_s: float, jail: Jail | None) -> Verdict:
     try:
-        outcomes = run(item.code, item.tests, limits=_limits(timeout_s), stop_at_failure=True, jail=jail)
+        limits = _limits(timeout_s)
+        outcomes = run(item.code, item.tests, item.language, limits, stop_at_failure=True, jail=jail)
     except SandboxError as why:
         return Verdict("infra_error", item.code, f"sandbox: {why}")
     last = outcomes[-1]

@@ -170,6 +170,21 @@ def gc(
 
 
 @app.command()
+def redteam(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> None:  # noqa: B006
+    """Let known cheats at a recipe's rewards; exit code 1 where one gets through. RL stages ask the same first."""
+    from flows import recipe as recipes
+    from flows.redteam import lines
+
+    states = []
+    for line, state in lines(recipes.load(recipe, changes), runs):
+        print(line)
+        states.append(state)
+    through, unpromised = states.count("OPEN"), states.count("open")
+    print(f"\n{through} got through; {unpromised} open, since resource limits do not promise to hold them")
+    raise typer.Exit(1 if through else 0)
+
+
+@app.command()
 def chat(
     identity: Annotated[str, typer.Argument(metavar="ID", help="micro/r1, or a checkpoint's key.")],
     runs: Runs = Path("runs"),

@@ -40,6 +40,7 @@ from model import checkpoint
 from model.optim import adamw
 from model.sampler import logprobs
 from model.transformer import Transformer
+from tasks import redteam
 from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
@@ -176,7 +177,7 @@ class Classroom:
     reasoning: Deck
     general: Deck
     prefer: Prefer | None = None
-    isolation: Isolation = "rlimit"
+    isolation: Isolation | None = None
     rounds: int = 0
     rollout: list[Trajectory] = field(default_factory=list)
 
@@ -194,7 +195,7 @@ def classroom(
     reasoning: Sequence[Problem],
     general: Sequence[Problem],
     prefer: Prefer | None,
-    isolation: Isolation = "rlimit",
+    isolation: Isolation | None = None,
 ) -> Classroom:
     """Shuffle problems into decks by the configuration's seed."""
     decks = Deck(reasoning, (config.seed, "reasoning")), Deck(general, (config.seed, "general"))
@@ -423,6 +424,9 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     speaker = load(policy, run.device)
     reasoning, general = by_rule(problems_of(problems))
     _check_supply(problems.key, len(reasoning), len(general), config)
+    redteam.gate(
+        run.session.runs, run.session.isolation, config.template, config, {each.verifier for each in reasoning}
+    )
     prefer = preferences(judges, run.device) if judges else None
     apprentice = learner(speaker, config, run.device)
     room = classroom(config, reasoning, general, prefer, run.session.isolation)

@@ -128,7 +128,7 @@ def rollout(
     stream: Sequence[object] = (),
     step: int = 0,
     prefer: Prefer | None = None,
-    isolation: Isolation = "rlimit",
+    isolation: Isolation | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     firsts: Sequence[int] | None = None,
 ) -> list[list[Trajectory]]:
@@ -155,7 +155,7 @@ def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def _verdicts(
-    pairs: Sequence[tuple[Problem, Completion]], template: Template, isolation: Isolation
+    pairs: Sequence[tuple[Problem, Completion]], template: Template, isolation: Isolation | None
 ) -> list[Verdict | None]:
     ruled = [(problem, completion.text) for problem, completion in pairs if problem.verifier in RULED]
     judged = iter(verify_all(ruled, template, isolation=isolation))
