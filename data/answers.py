@@ -34,7 +34,9 @@ _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _UNIT = re.compile(r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}0-9]*\}\s*$")
 _EMPHASIS = re.compile(r"\*\*([^*]*)\*\*")
 _SIGNS = str.maketrans({"−": "-", "×": "*", "÷": "/", "：": ":"})
-_CONNECTIVE = r"(?:\b(?:is|are|equals|gives|get|be|[Oo]ption|[Cc]hoose)\b:?|=|:|是|为|得到?|等于|选项?)"
+_CONNECTIVE = (
+    r"(?:\b(?:is|are|equals|gives|get|be|[Oo]ption|[Cc]hoose|[Pp]ick|[Ss]elect)\b:?|['’]s\b|=|:|是|为|得到?|等于|选项?)"
+)
 _LEAD_IN = re.compile(rf"([^0-9\\{{}}+*/^_<>()\[\]]{{0,80}}?){_CONNECTIVE}\s*(?=\S)")
 _HEDGE = re.compile(r"\b(?:not|never|or|maybe|either|except)\b|n't|[不非或]|可能")
 _BOX = "\\boxed{"
@@ -95,9 +97,12 @@ def one_answer(text: str) -> str:
     return answer
 
 
-def without_lead_in(answer: str) -> str:
-    """What is left of "the answer is 42": nothing before the answer may itself look like one."""
-    while match := _LEAD_IN.match(answer):
+def without_lead_in(answer: str, until: re.Pattern[str] | None = None) -> str:
+    """What is left of "the answer is 42", at the latest what matches `until`.
+
+    Nothing before the answer may itself look like one; Unparseable where something hedges it.
+    """
+    while not (until and until.fullmatch(answer)) and (match := _LEAD_IN.match(answer)):
         if _HEDGE.search(match[1]):
             raise Unparseable("hedged")
         answer = answer[match.end() :]

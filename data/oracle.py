@@ -1,21 +1,24 @@
 """The process that decides what only math-verify or reasoning-gym can: a script for `data.workers`.
 
-It answers one question at a time, a line of JSON each way. Its parent kills it at the deadline; a kernel alarm
-ends it soon after even if its parent has died. Some of reasoning-gym's scorers, and sympy's parser, evaluate an
-answer as Python: so nothing here can write, start, connect or load once the libraries stand.
+A child of it answers one question at a time, a line of JSON each way. The child is killed at the deadline, which
+costs a fork and not the import of sympy; a kernel alarm ends it soon after even if nobody is left to kill it.
+Some of reasoning-gym's scorers, and sympy's parser, evaluate an answer as Python: so the child cannot write,
+start, connect or load.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+_PDEATHSIG = 1  # prctl(2)
 MEMORY_BYTES = 2 << 30
 _GRACE_S = 1.0  # the alarm comes this much after the deadline
 _FORBIDDEN = (
@@ -85,27 +88,30 @@ def _guard(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _confine() -> None:
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for limit, value in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
         resource.setrlimit(limit, (value, value))
     sys.addaudithook(_guard)
 
 
 _DECIDE: dict[str, Callable[..., str]] = {"math": equality, "reasoning_gym": scored}
-_FIRST: dict[str, tuple[Any, ...]] = {
-    "math": ("x", "x"),
-    "reasoning_gym": ("countdown", "1 + x", {"answer": "1", "metadata": {}}),
+_FIRST: dict[str, Sequence[tuple[Any, ...]]] = {
+    "math": (
+        (r"\frac{2x+2}{2}", "1+x"),
+        (r"\sqrt{x}+\pi\cdot(y-1)^{2}", r"\pi(y-1)^2+x^{1/2}"),
+        ("(1,2)", r"\{2,1\}"),
+        (r"x\leq 3", r"(-\infty,3]"),
+        (r"\sin x=0.5", r"\sin(x)=\frac{1}{2}"),
+    ),
+    "reasoning_gym": (("countdown", "1 + x", {"answer": "1", "metadata": {}}),),
 }
-"""A question for each kind that loads its libraries."""
+"""Questions of each kind that load its libraries and fill the tables of its parser, before any child is forked."""
 
 
-def _serve(kind: str) -> None:
+def _serve(decide: Callable[..., str], replies: int) -> None:
     """Answer questions from standard input until it ends."""
-    replies = os.dup(1)
-    os.dup2(2, 1)  # whatever the libraries print
-    decide = _DECIDE[kind]
-    decide(*_FIRST[kind])
     _confine()
-    os.write(replies, b"ready\n")
+    os.write(replies, f"ready {os.getpid()}\n".encode())
     for line in sys.stdin:
         timeout_s, question = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, timeout_s + _GRACE_S)
@@ -117,5 +123,22 @@ def _serve(kind: str) -> None:
         os.write(replies, json.dumps(found).encode() + b"\n")
 
 
+def main(kind: str) -> None:
+    """Load the libraries once, and fork a child that answers; another one whenever it is killed."""
+    replies = os.dup(1)
+    os.dup2(2, 1)  # whatever the libraries print
+    decide = _DECIDE[kind]
+    for question in _FIRST[kind]:
+        decide(*question)
+    while True:
+        child = os.fork()
+        if not child:
+            _serve(decide, replies)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return
+
+
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    main(sys.argv[1])

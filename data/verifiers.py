@@ -281,19 +281,26 @@ def _math(text: str, problem: Problem) -> Verdict | Pending:
 # Choice.
 
 _OPTION = re.compile(r"(?:[Oo]ption |[Cc]hoice |选项?|选择)? ?\(?([A-Z])(?:\)|\b)(?:[.:、)] ?(?P<rest>.*))?")
+_TAIL = re.compile(
+    r"(?<=[A-Z)*项]) ?(?:选?项|(?:是|为)?(?:正确|对)的?(?:选项|答案)?"
+    r"|is (?:the |my )?(?:final )?(?:(?:correct|right|true)(?: (?:one|option|choice|answer))?|answer))$"
+)
 _LETTER = re.compile(r"(?<![A-Za-z])(?!I [a-z])[A-Z](?![A-Za-z])")
 
 
 def _choice(text: str, problem: Problem) -> Verdict:
     gold, options = _options(problem.solution)
     whole = one_answer(text)
-    answer = whole if _OPTION.fullmatch(whole) else without_lead_in(whole)
+    while tail := _TAIL.search(whole):
+        whole = whole[: tail.start()]
+    answer = without_lead_in(whole, until=_OPTION)
     if _LETTER.search(whole.removesuffix(answer)):
         raise Unparseable("several options")
-    named = [letter for letter, option in options.items() if answer.casefold() == option]
-    if len(named) == 1:
-        return Verdict("correct" if named[0] == gold else "wrong", named[0], "text of an option")
+    answer = normal(answer)
     match = _OPTION.fullmatch(answer.upper() if len(answer) == 1 and answer.isascii() else answer)
+    named = [letter for letter, option in options.items() if answer.casefold() == option]
+    if len(named) == 1 and not (match and match["rest"] is None):
+        return Verdict("correct" if named[0] == gold else "wrong", named[0], "text of an option")
     if match is None or _LETTER.search(match["rest"] or ""):
         raise Unparseable("not exactly one option")
     said = (match["rest"] or "").casefold()

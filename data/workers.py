@@ -1,8 +1,8 @@
 """Processes that can be killed, for what only math-verify (sympy) or reasoning-gym's scorers can decide.
 
 A hostile expression can keep sympy busy for minutes inside one call that no Python signal handler interrupts.
-So the work is done by workers (`data/oracle.py`), which answer one question at a time and are killed at their
-deadline. The deadline starts when a worker takes the question up: questions that wait behind others lose
+So the work is done by workers (`data/oracle.py`), each with a child that answers one question at a time and is
+killed at its deadline. The deadline starts when a worker takes the question up: questions that wait behind others lose
 nothing, and neither does the first one, which waits for its worker to load its libraries.
 """
 
@@ -35,7 +35,7 @@ _EASY_S = 30.0
 
 
 class Worker:
-    """One process with its libraries loaded. `ask` is called by one thread at a time."""
+    """One process with its libraries loaded, and the child of it that answers. `ask` is called by one thread."""
 
     def __init__(self, kind: Kind) -> None:
         self._process = subprocess.Popen(
@@ -45,10 +45,12 @@ class Worker:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.alive = self._line(_START_S) == b"ready\n"
+        self._rest = b""
+        self._child = 0
+        self.alive = self._ready()
 
     def ask(self, question: Sequence[Any], timeout_s: float) -> Finding:
-        """Answer within `timeout_s` seconds from now; the worker is dead after "timeout" and "broken"."""
+        """Answer within `timeout_s` seconds from now; the child is another one after "timeout" and "broken"."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps([timeout_s, question]).encode() + b"\n")
@@ -56,11 +58,28 @@ class Worker:
             line = self._line(timeout_s)
         except OSError:
             line = b""
-        if line is None or not line.endswith(b"\n"):
-            self.kill()
-            return "timeout" if line is None else "broken"
+        if line is None:
+            os.kill(self._child, signal.SIGKILL)
+            self.alive = self._ready()
+            return "timeout"
+        if not line.startswith(b'"'):  # the child has died: what comes is another one, or nothing
+            self.alive = self._is_ready(line)
+            return "broken"
         found: Finding = json.loads(line)
         return found
+
+    def _ready(self) -> bool:
+        """Wait for a child that can be asked; what a child said that was killed meanwhile is left out."""
+        deadline = time.monotonic() + _START_S
+        while line := self._line(deadline - time.monotonic()):
+            if self._is_ready(line):
+                return True
+        return False
+
+    def _is_ready(self, line: bytes) -> bool:
+        name, _, child = line.partition(b" ")
+        self._child = int(child) if name == b"ready" else 0
+        return self._child > 0
 
     def kill(self) -> None:
         """End the process and whatever it started."""
@@ -74,18 +93,19 @@ class Worker:
                 pipe.close()
 
     def _line(self, timeout_s: float) -> bytes | None:
-        """One line; None when it does not come in time, without its end when the process dies."""
+        """One line; None when it does not come in time, empty when the process has ended."""
         assert self._process.stdout is not None
-        fd, line, deadline = self._process.stdout.fileno(), b"", time.monotonic() + timeout_s
+        fd, deadline = self._process.stdout.fileno(), time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(fd, select.POLLIN)
-        while not line.endswith(b"\n"):
+        while b"\n" not in self._rest:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return None
             chunk = os.read(fd, 4096)
             if not chunk:
-                break
-            line += chunk
+                return b""
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
         return line
 
 
@@ -103,7 +123,7 @@ def score(family: str, answer: str, item: Mapping[str, Any], timeout_s: float) -
 
 
 def _decide(kind: Kind, question: Sequence[Any], timeout_s: float) -> Finding:
-    """Ask; where the worker dies, ask a second one, and where that dies too, whether a third one works."""
+    """Ask; where that ends the one asked, ask once more, and where it does again, ask whether others work."""
     for _ in range(2):
         found = _ask(kind, question, timeout_s)
         if found != "broken":
@@ -123,6 +143,8 @@ def _ask(kind: Kind, question: Sequence[Any], timeout_s: float) -> Finding:
     found = worker.ask(question, timeout_s)
     if worker.alive:
         _idle[kind].put(worker)
+    else:
+        worker.kill()
     return found
 
 

@@ -172,7 +172,10 @@ def test_what_is_no_number(text: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     ["B", "b", "(B)", "B.", "**B**", r"\boxed{B}", r"\boxed{\text{B}}", "option B", "The answer is (B).",
-     "I choose B", "B: 46 + 27", "选B", "选项 B", "答案是 B。", "我选 B", "正确答案: B"],
+     "I choose B", "I would pick option B.", "It's B.", "The correct option is B: 46 + 27", "B: 46 + 27",
+     "Therefore, the correct choice is **B**.", "B is correct.", "Option B is the correct answer", "(B) is right",
+     "选B", "选项 B", "答案是 B。", "答案为B", "我选 B", "故选：B。", "应该选 B", "选B项", "B选项", "B 项正确", "B是正确的",
+     "正确答案: B", "正确选项是 B", "因此，答案是B。", "B选项是正确答案"],
 )  # fmt: skip
 def test_ways_of_saying_one_option(answer: str) -> None:
     assert judged("B", answer, "choice") == Verdict("correct", "B", "option")
@@ -182,7 +185,8 @@ def test_ways_of_saying_one_option(answer: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     ["A B C D", "ABCD", "A or B", "A, B", "B. A", "not B", "the answer is not B", "A is B", "Ｂ", "B\u200b",
-     "BB", "?", r"\boxed{A} \boxed{B}", "不选 B", "A 或 B"],
+     "BB", "?", r"\boxed{A} \boxed{B}", "不选 B", "A 或 B", "B is not correct", "A is wrong, B is correct", "B选项错误",
+     "B 不正确", "不是 B 正确", "A和B是正确的", "neither A nor B", "选项", "is correct"],
 )  # fmt: skip
 def test_several_options_or_none_are_unparseable(answer: str) -> None:
     assert judged("B", answer, "choice").status == "unparseable"
@@ -350,3 +354,9 @@ def test_the_exact_path_loads_no_sympy() -> None:
         "sys.exit('sympy' in sys.modules or 'math_verify' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_a_letter_is_a_letter_even_where_an_option_says_so() -> None:
+    crossed = json.dumps({"answer": "B", "options": {"A": "B", "B": "A", "C": "C. elegans"}})
+    assert judged(crossed, "B", "choice") == Verdict("correct", "B", "option")
+    assert judged(crossed, "C. elegans", "choice") == Verdict("wrong", "C", "text of an option")
