@@ -43,6 +43,7 @@ from model.sampler import logprobs
 from model.transformer import Transformer
 from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
+from tasks.deck import Deck
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
 from tasks.resume import State, after, restore, shards, write_shard
@@ -148,27 +149,6 @@ def learner(speaker: Speaker, config: GRPOConfig, device: str) -> Learner:
     reference = copy.deepcopy(speaker.model).requires_grad_(False) if config.beta else None
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
     return Learner(speaker, reference, optimizer, config, device)
-
-
-@dataclass(slots=True)
-class Deck:
-    """Problems in an order shuffled anew for every epoch, which goes on from one call to the next."""
-
-    problems: Sequence[Problem]
-    stream: Sequence[object]
-    dealt: int = 0
-
-    def deal(self, count: int) -> list[Problem]:
-        """Take the next `count` problems, over the end of an epoch if need be."""
-        chosen: list[Problem] = []
-        while len(chosen) < count:
-            epoch, offset = divmod(self.dealt, len(self.problems))
-            order = list(range(len(self.problems)))
-            random.Random(seed_of(*self.stream, epoch)).shuffle(order)
-            part = order[offset : offset + count - len(chosen)]
-            chosen += [self.problems[i] for i in part]
-            self.dealt += len(part)
-        return chosen
 
 
 @dataclass(slots=True)

@@ -174,8 +174,8 @@ def test_what_is_no_number(text: str) -> None:
     ["B", "b", "(B)", "B.", "**B**", r"\boxed{B}", r"\boxed{\text{B}}", "option B", "The answer is (B).",
      "I choose B", "I would pick option B.", "It's B.", "The correct option is B: 46 + 27", "B: 46 + 27",
      "Therefore, the correct choice is **B**.", "B is correct.", "Option B is the correct answer", "(B) is right",
-     "选B", "选项 B", "答案是 B。", "答案为B", "我选 B", "故选：B。", "应该选 B", "选B项", "B选项", "B 项正确", "B是正确的",
-     "正确答案: B", "正确选项是 B", "因此，答案是B。", "B选项是正确答案"],
+     "选B", "选项 B", "答案是 B。", "答案为B", "我选 B", "故选：B。", "应该选 B", "选B项", "B选项", "B 项正确",
+     "B是正确的", "正确答案: B", "正确选项是 B", "因此，答案是B。", "B选项是正确答案"],
 )  # fmt: skip
 def test_ways_of_saying_one_option(answer: str) -> None:
     assert judged("B", answer, "choice") == Verdict("correct", "B", "option")

@@ -24,7 +24,8 @@ from model.sampler import logprobs
 from tasks import batch
 from tasks.adopt import adopt
 from tasks.collect import ProblemsConfig, collect, digest_of
-from tasks.grpo import Deck, GRPOConfig, Learner, classroom, learner, minibatches, reinforce, train, update
+from tasks.deck import Deck
+from tasks.grpo import GRPOConfig, Learner, classroom, learner, minibatches, reinforce, train, update
 from tasks.rollout import Prefer, Speaker, rollout, speaker_in
 from tasks.stage import Metrics, Session, session
 
