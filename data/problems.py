@@ -61,7 +61,7 @@ def unknown_families(names: Iterable[str]) -> list[str]:
 
 def known_families() -> str:
     """The names of all sources of problems, for people."""
-    return f"{', '.join(SOURCES)}, reasoning_gym:<family>"
+    return f"{', '.join(sorted(SOURCES))}, reasoning_gym:<family>"
 
 
 def _generate(

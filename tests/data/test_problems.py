@@ -64,7 +64,7 @@ def test_a_family_that_runs_out_says_so() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"families": {"geometry": 1}}, "families must weigh some of chain, order"),
+        ({"families": {"geometry": 1}}, "families must weigh some of chain, choice"),
         ({"families": {}}, "families must weigh some of"),
         ({"families": {"chain": -1}}, "got {'chain': -1}"),
         ({"split": "test"}, "split must be out of train, heldout, got 'test'"),

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -236,23 +237,38 @@ def test_hostile_answers_spoil_none_behind_them() -> None:
     assert [verdict.status for verdict in verdicts] == ["timeout"] * 4 + ["correct"] * 20 + ["timeout"] * 4
 
 
-def test_every_gold_answer_verifies_and_a_near_miss_does_not() -> None:
-    for name, family in FAMILIES.items():
-        rng = Random(7)
-        for _ in range(5):
-            item = family.draw(rng)
-            gold = Problem("p/1", item.key, name, "en", "question", family.solution(item, "en"), family.verifier)
-            right, wrong = family.answer(item), family.miss(item, rng)
-            for language in ("en", "zh"):
-                summed = summary(family.verifier, language, right)
-                for completion, template in (
-                    (zero(right), "zero"),
-                    (zero(summed), "zero"),
-                    (chat(summed), "chat"),
-                ):
-                    assert verify(gold, completion, template).status == "correct", (completion, gold.solution)
-                missed = chat(summary(family.verifier, language, wrong))
-                assert verify(gold, missed, "chat").status == "wrong", (missed, gold.solution)
+def gold_problem(name: str, item: Any) -> Problem:
+    family = FAMILIES[name]
+    return Problem("p/1", item.key, name, "en", "question", family.solution(item, "en"), family.verifier)
+
+
+@pytest.mark.parametrize(("name", "count"), [(name, 20 if name == "code" else 500) for name in FAMILIES])
+def test_every_gold_answer_verifies_and_a_near_miss_does_not(name: str, count: int) -> None:
+    family, rng = FAMILIES[name], Random(7)
+    right: list[tuple[Problem, str]] = []
+    wrong: list[tuple[Problem, str]] = []
+    for place in range(count):
+        item = family.draw(rng)
+        asked, language = gold_problem(name, item), ("en", "zh")[place % 2]
+        right += [(asked, chat(summary(family.verifier, language, family.answer(item))))]
+        wrong += [(asked, chat(summary(family.verifier, language, family.miss(item, rng))))]
+        assert verify(asked, zero(family.answer(item)), "zero").status == "correct"
+    assert {verdict.status for verdict in verify_all(right, "chat")} == {"correct"}
+    assert {verdict.status for verdict in verify_all(wrong, "chat")} == {"wrong"}
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "code"])
+def test_another_sign_digit_unit_or_order_is_not_correct(name: str) -> None:
+    family, rng = FAMILIES[name], Random(8)
+    for _ in range(100):
+        item = family.draw(rng)
+        gold = family.answer(item)
+        digits = f"{gold[1:]}{gold[0]}" if " " not in gold else " ".join(gold.split()[1:] + gold.split()[:1])
+        misses = {f"-{gold}", f"{gold}7", f"{gold} km", rf"{gold}\%", digits, f"{gold}, {gold}1"}
+        for miss in misses - {gold, "-0"}:
+            for said in (miss, rf"the answer is \boxed{{{miss}}}"):
+                verdict = verify(gold_problem(name, item), chat(said), "chat")
+                assert verdict.status != "correct", (said, gold)
 
 
 @pytest.mark.parametrize("gold", [r"\frac{", "4\u200b2"])

@@ -114,7 +114,7 @@ def test_generated_problems_of_both_splits_share_no_key(plain: Session) -> None:
     ("settings", "message"),
     [
         ({"count": 0, "general_count": 0}, "an empty problem set: count and general_count are both 0"),
-        ({"families": {"chian": 1.0}}, "unknown families chian; allowed are chain, order, choice"),
+        ({"families": {"chian": 1.0}}, "unknown families chian; allowed are chain, choice, code"),
         (
             {"families": {"reasoning_gym:chess": 1.0}},
             "unknown families reasoning_gym:chess; allowed are .*gym:<family>",

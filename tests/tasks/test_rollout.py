@@ -165,6 +165,8 @@ def test_the_table_holds_every_part(small: Make, problems: Problems) -> None:
     assert row["completion"] == each.completion.text
     assert (row["tokens"], row["finish"]) == (4, "length")
     assert (row["verdict"], row["reward"]) == ("unparseable", 0.0)
+    assert each.verdict == Verdict("unparseable", None, "malformed")
+    assert (row["extracted"], row["reason_detail"]) == (None, "malformed")
     assert (row["reward_accuracy"], row["reward_language"], row["advantage"]) == (0.0, None, None)
 
 
