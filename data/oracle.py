@@ -8,6 +8,7 @@ start, connect or load.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -133,7 +134,8 @@ def main(kind: str) -> None:
     while True:
         child = os.fork()
         if not child:
-            _serve(decide, replies)
+            with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+                _serve(decide, replies)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:

@@ -1,6 +1,10 @@
 """Workers that are killed, replaced and confined."""
 
+import contextlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,35 @@ def test_a_worker_and_the_scorer_in_this_process_agree() -> None:
 
 def test_metadata_that_a_scorer_cannot_use_is_no_fault_of_the_answer() -> None:
     assert workers.score("sudoku", "1 2", {"answer": "1 2", "metadata": {}}, 5.0) == "gold_unparseable"
+
+
+def test_no_process_outlives_a_parent_that_was_killed_at_work() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"from data import workers\nworkers.compare('x+1', {SLOW!r}, 1.0)"],
+        cwd=Path(__file__).parents[2],
+    )
+    while not (found := [pid for pid in _oracles() if _parent(pid) == parent.pid]):
+        time.sleep(0.05)
+    [worker] = found
+    while not [pid for pid in _oracles() if _parent(pid) == worker]:
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while Path(f"/proc/{worker}").exists():
+        time.sleep(0.05)
+    assert not [pid for pid in _oracles() if _parent(pid) == worker]
+
+
+def _oracles() -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"oracle.py" in entry.read_bytes():
+                found.append(int(entry.parent.name))
+    return found
+
+
+def _parent(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
