@@ -1,8 +1,9 @@
 """Writes `data/seeds/english.txt`: common English words, for `data/language.py`.
 
-Counted in sayings, in the development half of the manuals, and in the problems of reasoning-gym. What translators
-into Chinese, Japanese and Russian leave in Latin letters (`shell`, `root`, `systemd`) is a term and left out. The
-words of the miniature world are all in, whatever their number.
+Counted in sayings, in the development half of the manuals, in the problems of reasoning-gym, and in what SymPy's
+docstrings say of mathematics, as far as the sayings know the word. What translators into Chinese, Japanese and
+Russian leave in Latin letters (`shell`, `root`, `systemd`) is a term and left out. The words of the miniature world
+are all in, whatever their number.
 
     python -m benchmarks.english
 """
@@ -14,13 +15,14 @@ from collections import Counter
 from pathlib import Path
 
 import reasoning_gym
+import sympy
 from reasoning_gym.factory import DATASETS
 
 from benchmarks import translations
 from data.world.words import pieces
 
 OUT = Path("data/seeds/english.txt")
-WORDS = 4000
+WORDS = 5000
 SAYINGS = (
     *("art", "cookie", "education", "ethnic", "food", "fortunes", "humorists", "kids", "law", "literature"),
     *("love", "medicine", "men-women", "miscellaneous", "news", "people", "pets", "platitudes", "politics"),
@@ -35,7 +37,9 @@ def main() -> None:
     """Count, choose, write."""
     translations.fetch()
     manuals, terms = _manuals()
-    counts = _sayings() + Counter({word: 3 * number for word, number in manuals.items()})
+    sayings = _sayings()
+    counts = sayings + Counter({word: 3 * number for word, number in manuals.items()})
+    counts += Counter({word: number for word, number in _mathematics().items() if word in sayings})
     counts += Counter({word: 5 * number for word, number in _problems().items()})
     common = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if word not in terms]
     world = {word for piece in pieces() for word in re.findall(r"[a-z]{2,}", piece.lower())}
@@ -65,6 +69,15 @@ def _manuals() -> tuple[Counter[str], set[str]]:
                     kept.update(_WORD.findall(_CODE.sub(" ", pair.translated)))
     terms = {word for word, number in kept.items() if number >= 4 and number >= 0.2 * offered[word]}
     return Counter(word for words in seen.values() for word in words), terms
+
+
+def _mathematics() -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for path in sorted(Path(sympy.__file__).parent.rglob("*.py")):
+        for docstring in re.findall(r'"""(.*?)"""', path.read_text(encoding="utf-8"), re.DOTALL):
+            prose = [line for line in docstring.splitlines() if not line.lstrip().startswith((">>>", "..."))]
+            counts.update(_WORD.findall(_CODE.sub(" ", "\n".join(prose))))
+    return counts
 
 
 def _problems() -> Counter[str]:

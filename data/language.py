@@ -25,12 +25,13 @@ fastText's `lid.176.ftz` is read from the files of the installed `fast-langdetec
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from itertools import groupby, islice, pairwise
-from math import inf, log
+from math import log
 from pathlib import Path
 from statistics import mode
 from typing import Final, NamedTuple, Protocol
@@ -40,6 +41,7 @@ MAX_FOREIGN_SPAN: Final = 3  # words
 WINDOW: Final = 3  # words
 PRIOR: Final = 2.0  # log odds of the target before fastText is asked
 EVIDENCE: Final = 5.0  # log odds of another language, summed over the windows of a span
+CLEAR: Final = 0.9  # fastText's confidence in the target from which two windows' words are not asked about
 SURE: Final = 0.5  # fastText's confidence from which a whole text's label is believed
 
 _FLOOR: Final = 0.01  # the least that a window's probability of a language counts as
@@ -84,12 +86,12 @@ _LATIN_WORDS = re.compile(
     rf"[{_LATIN}]++(?:['’-][{_LATIN}]++)*+(?![0-9_(\\]|[./@][A-Za-z_])"
 )
 _CJK_RUNS = re.compile(f"[{_HAN}{_KANA}]+")
-_CJK_WORDS = re.compile(f"[{_HAN}{_KANA}]{{1,2}}")  # ceil(n / 2) of a run
 _WORDS: Final = {name: re.compile(f"[{chars}](?:['’-]?[{chars}])+") for name, chars in _SCRIPTS.items()} | {
     "latin": _LATIN_WORDS,
-    "han": _CJK_WORDS,
+    "han": _CJK_RUNS,
 }
 _HAS_KANA = re.compile(f"[{_KANA}]")
+_KANA_BYTES = re.compile(rb"\xe3[\x81-\x83\x87]|\xef[\xbd\xbe]")  # in UTF-8, and some neighbours; much faster
 _HAS_HAN = re.compile(f"[{_HAN}]")
 _FENCES = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _FORMULAS = re.compile(
@@ -116,37 +118,10 @@ REFLECTION_WORDS: Final[tuple[str, ...]] = (
     *("验证", "验算", "评估"),
 )
 """The list of DeepSeek-R1 (version 2, C.2), and Chinese words for the same. Whole words in English."""
-_OPENERS: Final = {*REFLECTION_WORDS} | {
-    *(
-        "so",
-        "then",
-        "first",
-        "second",
-        "third",
-        "next",
-        "now",
-        "finally",
-        "again",
-        "also",
-        "since",
-        "because",
-    ),
-    *(
-        "therefore",
-        "thus",
-        "hence",
-        "let",
-        "okay",
-        "ok",
-        "hmm",
-        "given",
-        "and",
-        "or",
-        "if",
-        "we",
-        "the",
-        "this",
-    ),
+_OPENERS: Final = {
+    *REFLECTION_WORDS,
+    *("so", "then", "first", "second", "third", "next", "now", "finally", "again", "also", "since", "because"),
+    *("therefore", "thus", "hence", "let", "okay", "ok", "hmm", "given", "and", "or", "if", "we", "the", "this"),
     *("that", "it", "is", "are", "to", "for", "not", "yes", "no", "well"),
 }
 """English words that are no names where they stand capitalised among Han."""
@@ -182,10 +157,12 @@ class Consistency:
 
 
 class _Stretch(NamedTuple):
-    """Words of one script in a row; `start` and `end` are their place in the prose."""
+    """Words of one script in a row, runs of characters in Chinese and Japanese, and how many words these are;
+    `start` and `end` are their place in the prose."""
 
     script: str
     words: list[str]
+    number: int
     start: int
     end: int
 
@@ -219,9 +196,10 @@ def language_of(text: str) -> str:
     Han wins from a quarter of the words on, since Chinese questions quote Latin names; "und" without words.
     """
     prose = _prose(text)
+    kana = _has_kana(prose)
     counts: dict[str, int] = {}
     for stretch in _stretches(prose):
-        for language, units in _by_script(prose, stretch):
+        for language, units in _by_script(stretch, kana):
             counts[language] = counts.get(language, 0) + units
     if not counts:
         return "und"
@@ -275,51 +253,67 @@ def _stretches(prose: str) -> list[_Stretch]:
         places = [("latin", 0, len(prose))]
     else:
         places = [(match.lastgroup or "", *match.span()) for match in _STRETCHES.finditer(prose)]
-    found = [_Stretch(script, _WORDS[script].findall(prose, start, end), start, end) for script, start, end in places]
-    return [each for each in found if each.words]
+    found = []
+    for script, start, end in places:
+        words = _WORDS[script].findall(prose, start, end)
+        number = sum(map(_cjk_words, words)) if script == "han" else len(words)
+        if number:
+            found.append(_Stretch(script, words, number, start, end))
+    return found
 
 
-def _by_script(prose: str, stretch: _Stretch) -> list[tuple[str, int]]:
-    """(language, words) where script decides."""
-    if stretch.script == "han" and _HAS_KANA.search(prose, stretch.start, stretch.end):
-        runs = _CJK_RUNS.findall(prose, stretch.start, stretch.end)
-        return [("ja" if _HAS_KANA.search(run) else "zh", (len(run) + 1) // 2) for run in runs]
-    return [(_MAIN_LANGUAGE[stretch.script], len(stretch.words))]
+def _cjk_words(run: str) -> int:
+    return (len(run) + 1) // 2
+
+
+def _by_script(stretch: _Stretch, kana: bool) -> list[tuple[str, int]]:
+    """(language, words) where script decides; `kana` where the text has some."""
+    if kana and stretch.script == "han":
+        return [("ja" if _HAS_KANA.search(run) else "zh", _cjk_words(run)) for run in stretch.words]
+    return [(_MAIN_LANGUAGE[stretch.script], stretch.number)]
+
+
+def _has_kana(prose: str) -> bool:
+    return not prose.isascii() and _KANA_BYTES.search(prose.encode(errors="replace")) is not None
 
 
 def _spans(text: str, target: str) -> list[tuple[str, int]]:
     """(language, words) for the words of a text, in order; neighbours may be of one language."""
     own = _SCRIPT_OF.get(target, "latin")
     prose, stretches = _counted(_prose(text), own)
+    kana = _has_kana(prose)
     own_words = [word for stretch in stretches if stretch.script == own != "han" for word in stretch.words]
     judged = iter(_judge(own_words, target, own))
     spans: list[tuple[str, int]] = []
     for stretch in stretches:
-        number = len(stretch.words)
         if stretch.script != own or target == "zh":
-            spans += _by_script(prose, stretch)
+            spans += _by_script(stretch, kana)
         elif own == "han":
-            spans.append((target, number))
+            spans.append((target, stretch.number))
         else:
-            spans += [(language, len(list(group))) for language, group in groupby(islice(judged, number))]
+            spans += [(language, len(list(group))) for language, group in groupby(islice(judged, stretch.number))]
     return spans
 
 
 def _counted(prose: str, own: str) -> tuple[str, list[_Stretch]]:
     """The prose and its stretches less what is neutral, or whole where that outweighs the words in the script `own`."""
-    every = _stretches(prose)
-    if len(every) < 2:
-        return prose, every
-    bare = _ASIDES[own].sub(" ", prose)
-    rest = every if bare == prose else _stretches(bare)
-    kept = [each for each in rest if each.script != "latin" or len(rest) < 2 or not _is_neutral(bare, each)]
-    neutral = sum(len(each.words) for each in every) - sum(len(each.words) for each in kept)
-    own_words = sum(len(each.words) for each in every if each.script == own)
-    return (bare, kept) if neutral <= own_words else (prose, every)
+    asides = _ASIDES[own].findall(prose)
+    bare = _ASIDES[own].sub(" ", prose) if asides else prose
+    rest = _stretches(bare)
+    kept = [each for each in rest if each.script != "latin" or len(rest) == 1 or not _is_neutral(bare, each)]
+    neutral = _number(rest) - _number(kept) + sum(_number(_stretches(aside)) for aside in asides)
+    own_words = _number([each for each in rest if each.script == own])
+    return (bare, kept) if neutral <= own_words else (prose, _stretches(prose))
+
+
+def _number(stretches: list[_Stretch]) -> int:
+    return sum(each.number for each in stretches)
 
 
 def _is_neutral(prose: str, stretch: _Stretch) -> bool:
     """Whether Latin words beside another script are names and terms, each up to a comma or so."""
+    if len(stretch.words) == 1:
+        return _is_name(stretch.words)
     found = list(_LATIN_WORDS.finditer(prose, stretch.start, stretch.end))
     part = [found[0][0]]
     for before, word in pairwise(found):
@@ -345,62 +339,73 @@ def _judge(words: list[str], target: str, script: str) -> list[str]:
     Two capitalised words in a row are a name and not asked about.
     """
     languages = [target] * len(words)
+    if not words or (target == "en" and not _RARE_PAIR.search(_common(words))):
+        return languages
     capital = [False, *(word[0].isupper() for word in words), False]
     places = [at for at in range(len(words)) if not (capital[at + 1] and (capital[at] or capital[at + 2]))]
     asked = [words[at] for at in places]
-    starts = _rare_windows(asked) if target == "en" else range(len(asked) - WINDOW + 1)
-    if not starts:
-        return languages
-    log_odds, others = _ask(asked, starts, target, script)
-    for first, last in _segments([each - PRIOR for each in log_odds]):
-        language = mode(name for name in others[first:last] if name != target)
-        for at in places[first : last + WINDOW - 1]:
+    for first, last, language in _foreign(_ask(asked, _suspicious(asked, target), target, script)):
+        for at in places[first : last + WINDOW]:
             languages[at] = language
     return languages
 
 
-def _rare_windows(words: list[str]) -> Sequence[int]:
-    """Starts of the windows in which at least two words are no common English ones."""
-    common = bytes(map(_english().__contains__, map(str.lower, words)))
-    if not _RARE_PAIR.search(common):
-        return ()
-    return [start for start in range(len(words) - WINDOW + 1) if common.count(0, start, start + WINDOW) >= 2]
+def _common(words: list[str]) -> bytes:
+    """1 for each common English word, 0 for others."""
+    return bytes(map(_english().__contains__, map(str.lower, words)))
 
 
-def _ask(words: list[str], starts: Sequence[int], target: str, script: str) -> tuple[list[float], list[str]]:
-    """For each window: log odds of the likeliest other language of the script, and its name.
+def _suspicious(words: list[str], target: str) -> list[int]:
+    """Starts of the windows that fastText is to be asked about: in English those of at least two words that are
+    not common, else those in a wider window that is not clearly of the target."""
+    starts = range(len(words) - WINDOW + 1)
+    if target == "en":
+        common = _common(words)
+        return [start for start in starts if common.count(0, start, start + WINDOW) >= 2]
+    places = range(0, max(1, len(words) - WINDOW), WINDOW)
+    doubtful = bytearray(len(words) + 2 * WINDOW)
+    verdicts = identify([" ".join(words[place : place + 2 * WINDOW]) for place in places])
+    for place, (language, confidence) in zip(places, verdicts, strict=True):
+        if language != target or confidence < CLEAR:
+            doubtful[place : place + 2 * WINDOW] = bytes([1]) * 2 * WINDOW
+    return [start for start in starts if doubtful[start] or doubtful[start + WINDOW - 1]]
 
-    A window that is not among `starts` speaks for neither.
-    """
-    windows = len(words) - WINDOW + 1
-    log_odds, others = [0.0] * windows, [target] * windows
+
+def _ask(words: list[str], starts: list[int], target: str, script: str) -> list[tuple[int, float, str]]:
+    """(start, log odds of the likeliest other language of the script less `PRIOR`, that language) by window."""
     labels, probabilities = _model().predict([" ".join(words[at : at + WINDOW]) for at in starts], k=3)
+    found = []
     for at, names, chances in zip(starts, labels, probabilities, strict=True):
         own = other = _FLOOR
+        likeliest = target
         for label, chance in zip(names, chances, strict=True):
             name = label.removeprefix("__label__")
             if name == target:
                 own = max(own, chance)
             elif chance > other and _SCRIPT_OF.get(name, "latin") == script:
-                other, others[at] = chance, name
-        log_odds[at] = log(other / own)
-    return log_odds, others
+                other, likeliest = chance, name
+        found.append((at, log(other / own) - PRIOR, likeliest))
+    return found
 
 
-def _segments(scores: Sequence[float]) -> Iterator[tuple[int, int]]:
-    """(start, end) of stretches whose scores add up to `EVIDENCE` or more, each as long as its sum grows."""
+def _foreign(windows: list[tuple[int, float, str]]) -> Iterator[tuple[int, int, str]]:
+    """(first window, last window, language) of each span whose evidence adds up to `EVIDENCE`, as long as it grows.
+
+    A window that is not among those asked about has even odds.
+    """
     total = best = 0.0
-    start = end = 0
-    for index, score in enumerate([*scores, -inf]):
-        if total <= 0:
-            total, start = 0.0, index
-        total += score
-        if total > best:
-            best, end = total, index + 1
-        elif total <= max(0.0, best - EVIDENCE):
+    first = last = before = 0
+    for at, score, _ in [*windows, (sys.maxsize, 0.0, "")]:
+        total -= PRIOR * (at - before - 1)
+        if total <= max(0.0, best - EVIDENCE):
             if best >= EVIDENCE:
-                yield start, end
-            total = best = 0.0
+                names = (name for place, odds, name in windows if first <= place <= last and odds > 0)
+                yield first, last, mode(names)
+            total, best, first = 0.0, 0.0, at
+        total += score
+        before = at
+        if total > best:
+            best, last = total, at
 
 
 @cache
