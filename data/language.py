@@ -10,9 +10,9 @@ The paper states neither the segmentation nor the detector. Here:
   ceil(n / 2) words, since most of its words have one or two characters. A run that touches kana is Japanese.
 - Script decides between languages that do not share one. What a text in another script may well hold is neutral
   and leaves the denominator: a quotation or bracket without a letter of the target's script, names ("Alice 有 3
-  个苹果", "Debian GNU 和"), and terms, that is one or two Latin words none of which is a common English one ("用
-  grub 启动"; but "Wait, 检查" mixes). Where neutral words outnumber the target's they count after all: a text
-  cannot hide in them.
+  个苹果", "Debian GNU 和"), and terms, that is one or two Latin words not all of which are common English ones
+  ("用 grub 启动", "用 git push 发送"; but "Wait, 检查" mixes). Where neutral words outnumber the target's they count
+  after all: a text cannot hide in them.
 - Languages of one script are told apart by fastText, over windows of `WINDOW` words: a span is foreign where the
   log odds of another language, less `PRIOR` a window, add up to `EVIDENCE`. An English text is asked about only
   where common English words are rare.
@@ -326,11 +326,12 @@ def _is_neutral(prose: str, stretch: _Stretch) -> bool:
 
 
 def _is_name(words: Sequence[str]) -> bool:
-    """Whether a few words are a name (capitals, and "of" or "van" between) or a term (no common English word)."""
+    """Whether a few words are a name (capitals, and "of" or "van" between) or a term (one or two words, not all of
+    them common English)."""
     capitals = [word for word in words if word[0].isupper() and word.lower() not in _PARTICLES]
     if capitals and all(word in capitals or word.lower() in _PARTICLES for word in words):
         return not any(word.lower() in _OPENERS for word in capitals)
-    return len(words) <= 2 and not any(word.lower() in _english() or word.lower() in _OPENERS for word in words)
+    return len(words) <= 2 and not all(word.lower() in _english() or word.lower() in _OPENERS for word in words)
 
 
 def _judge(words: list[str], target: str, script: str) -> list[str]:
