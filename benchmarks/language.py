@@ -96,7 +96,8 @@ def judge(language: str, kind: str, keep: bool) -> None:
     if not keep:
         return
     best = max(rows.values(), key=lambda row: row[2])
-    goal = GOALS.get((language, kind), "above the peers")
+    one_script = language in ("fr", "de")  # as English: a word alone does not tell
+    goal = GOALS.get((language, kind), "shown" if one_script and kind == "word" else "above the peers")
     for index, figure in enumerate(("precision", "recall")):
         name = f"language: {figure}, en-{language}, a spliced {kind}"
         record(name, ours[index], best[index], unit="share", goal="shown", packages=PACKAGES)
@@ -156,12 +157,12 @@ def technical(keep: bool) -> None:
     english = [with_names(each, people, seed=0) for each in _passages("zh", "en", keep)]
     sets["en manuals with names in Chinese characters"] = [(text, "en") for text in english]
     marked = [pair for name, texts in sets.items() if "not marked" not in name for pair in texts]
-    sets["all of these but those not marked"] = marked
+    sets["all of these whose code is marked"] = marked
     for name, texts in sets.items():
         wrong = sum(mixed(*each) for each in texts)
         print(f"{name}: {wrong} of {len(texts)} passages called mixed")
         if keep:
-            unit = f"share of {len(texts)} passages"
+            unit, goal = f"share of {len(texts)} passages", "shown" if "not marked" in name else "<= 0.01"
             record(
                 f"language: false positives, {name}", wrong / len(texts), unit=unit, goal="<= 0.01", packages=PACKAGES
             )

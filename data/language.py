@@ -11,8 +11,8 @@ The paper states neither the segmentation nor the detector. Here:
 - Script decides between languages that do not share one. What a text in another script may well hold is neutral
   and leaves the denominator: a quotation or bracket without a letter of the target's script, names ("Alice 有 3
   个苹果", "Debian GNU 和"), and terms, that is one or two Latin words not all of which are common English ones
-  ("用 grub 启动", "用 git push 发送"; but "Wait, 检查" mixes). Where neutral words outnumber the target's they count
-  after all: a text cannot hide in them.
+  ("用 grub 启动", "用 git push 发送"; but "Wait, 检查" mixes). Where a text has more than one neutral word to two of
+  the target's script they count after all: it cannot hide in them.
 - Languages of one script are told apart by fastText, over windows of `WINDOW` words: a span is foreign where the
   log odds of another language, less `PRIOR` a window, add up to `EVIDENCE`. An English text is asked about only
   where common English words are rare.
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -296,17 +296,19 @@ def _spans(text: str, target: str) -> list[tuple[str, int]]:
 
 
 def _counted(prose: str, own: str) -> tuple[str, list[_Stretch]]:
-    """The prose and its stretches less what is neutral, or whole where that outweighs the words in the script `own`."""
+    """The prose and its stretches less what is neutral, or whole where another script's neutral words are more than
+    half as many as those in the script `own`."""
     asides = _ASIDES[own].findall(prose)
     bare = _ASIDES[own].sub(" ", prose) if asides else prose
     rest = _stretches(bare)
     kept = [each for each in rest if each.script != "latin" or len(rest) == 1 or not _is_neutral(bare, each)]
-    neutral = _number(rest) - _number(kept) + sum(_number(_stretches(aside)) for aside in asides)
-    own_words = _number([each for each in rest if each.script == own])
-    return (bare, kept) if neutral <= own_words else (prose, _stretches(prose))
+    own_words = _number(each for each in rest if each.script == own)
+    neutral = _number(rest) - own_words - _number(each for each in kept if each.script != own)
+    neutral += sum(_number(_stretches(aside)) for aside in asides)
+    return (bare, kept) if 2 * neutral <= own_words else (prose, _stretches(prose))
 
 
-def _number(stretches: list[_Stretch]) -> int:
+def _number(stretches: Iterable[_Stretch]) -> int:
     return sum(each.number for each in stretches)
 
 
