@@ -17,12 +17,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Annotated, Literal, Protocol
 
 import polars as pl
 from pydantic import Field
 
-from data.language import consistency, reflection_count
+from data.language import MAX_FOREIGN_SPAN, MIN_CONSISTENCY, consistency, reflection_count
 from data.lineage import Settings
 from data.store import query
 
@@ -106,16 +107,26 @@ class OverLong(_ByExpression):
         return pl.when(pl.col("tokens") > self.max_tokens).then(pl.format("{} tokens", pl.col("tokens")))
 
 
-class MixedLanguage(_ByExpression):
-    """Drops thinking that mixes languages, or has no words at all."""
+class MixedLanguage(Settings):
+    """Drops thinking that mixes languages, or has no words at all: `Consistency.mixed`, read off the table's
+    ratios, and off the thinking where only a clause in another language can tell."""
 
     name: Literal["mixed_language"] = "mixed_language"
-    min_consistency: float = Field(0.9, ge=0, le=1, description="least share of words in the target language")
+    min_consistency: float = Field(MIN_CONSISTENCY, ge=0, le=1, description="least share of words in the target")
 
-    def expression(self) -> pl.Expr:
-        ratio = pl.col("consistency")
-        mixed = pl.when(ratio < self.min_consistency).then(pl.format("consistency {}", ratio.round(3)))
-        return pl.when(ratio.is_null() | ratio.is_nan()).then(pl.lit("no words")).otherwise(mixed)
+    def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
+        """The ratio, or how many foreign words stand in a row."""
+        return _details(map(self._mixing, frame["consistency"], frame["thinking"], frame["language"]))
+
+    def _mixing(self, ratio: float | None, thinking: str | None, language: str) -> str | None:
+        if ratio is None or isnan(ratio):
+            return "no words"
+        if ratio < self.min_consistency:
+            return f"consistency {round(ratio, 3)}"
+        if ratio == 1 or thinking is None:
+            return None
+        span = consistency(thinking, language).longest_foreign_span
+        return f"{span} foreign words in a row" if span > MAX_FOREIGN_SPAN else None
 
 
 class LongParagraph(_ByExpression):

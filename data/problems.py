@@ -1,4 +1,4 @@
-"""Where problems come from: the miniature world's generators, or a user's own file.
+"""Where problems come from: the miniature world's generators, reasoning-gym's, or a user's own file.
 
 Problems are split by a hash of their language-free key, so that the Chinese and the English form of one
 problem never stand on different sides.
@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
 
 import polars as pl
 
+from data.gym import GymSource, is_gym
 from data.records import Language, Problem
+from data.rows import COLUMNS, problem_in
 from data.world.families import SOURCES
 from data.world.family import Item, Source
-from data.world.rubric import read_rubric
 from data.world.split import held_out
 from data.world.wheel import Wheel
 
-__all__ = ["VERIFIERS", "Split", "generate", "held_out", "read_problems"]
+__all__ = ["Split", "generate", "held_out", "known_families", "read_problems", "unknown_families"]
 
 Split = Literal["train", "heldout"]
-VERIFIERS = ("math", "choice", "code", "expression", "judge", "helpful", "harmless")
-"""Verifiers that a problem may name, beside `reasoning_gym:<family>`."""
-
-_COLUMNS = ("prompt", "solution", "verifier", "language")
-_REQUIRED = ("prompt", "solution")
-_HAN = re.compile(r"[\u3400-\u9fff]")
 _FRUITLESS_DRAWS = 5_000
 
 
@@ -44,13 +38,13 @@ def generate(
 ) -> Iterator[Problem]:
     """`count` problems of the miniature world with distinct keys, their languages taking turns.
 
-    `families` weighs the names in `data.world.families.SOURCES`. Ids read `chain/000012`, and
-    `chain/heldout-000012` for held-out problems. ValueError if an argument is not allowed, or (while
-    iterating) if a family has no more problems than were already given out.
+    `families` weighs the names in `data.world.families.SOURCES` and `reasoning_gym:<family>`, whose problems
+    are in English. Ids read `chain/000012`, and `chain/heldout-000012` for held-out problems. ValueError if an
+    argument is not allowed, or (while iterating) if a family has no more problems than were already given out.
     """
-    unknown = [name for name in families if name not in SOURCES]
+    unknown = unknown_families(families)
     if unknown or not families or min(families.values()) < 0 or sum(families.values()) <= 0:
-        raise ValueError(f"families must weigh some of {', '.join(SOURCES)}, got {dict(families)}")
+        raise ValueError(f"families must weigh some of {known_families()}, got {dict(families)}")
     if split not in get_args(Split):
         raise ValueError(f"split must be out of {', '.join(get_args(Split))}, got {split!r}")
     if not languages or any(language not in get_args(Language) for language in languages):
@@ -60,14 +54,26 @@ def generate(
     return _generate(families, count, seed, split, tuple(languages))
 
 
+def unknown_families(names: Iterable[str]) -> list[str]:
+    """Those of the names that no source of problems has."""
+    return sorted(name for name in names if name not in SOURCES and not is_gym(name))
+
+
+def known_families() -> str:
+    """The names of all sources of problems, for people."""
+    return f"{', '.join(sorted(SOURCES))}, reasoning_gym:<family>"
+
+
 def _generate(
     families: Mapping[str, float], count: int, seed: int, split: Split, languages: tuple[Language, ...]
 ) -> Iterator[Problem]:
     rng = Random(f"problems/{seed}/{split}")
-    wheel = Wheel({source: families[name] for name, source in SOURCES.items() if name in families})
+    sources = {**SOURCES, **{name: GymSource(name) for name in sorted(families) if name not in SOURCES}}
+    wheel = Wheel({source: families[name] for name, source in sources.items() if name in families})
     keys: dict[str, set[str]] = {name: set() for name in families}
     for number in range(count):
         source, language = wheel.draw(rng), languages[number % len(languages)]
+        language = "en" if isinstance(source, GymSource) else language
         item = _draw_new(source, split, keys[source.name], rng)
         keys[source.name].add(item.key)
         yield Problem(
@@ -92,24 +98,25 @@ def _draw_new(source: Source[Any], split: Split, keys: set[str], rng: Random) ->
 
 
 def read_problems(path: Path, columns: Mapping[str, str] | None = None) -> list[Problem]:
-    """A user's problems: JSONL, Parquet, or a Hugging Face data set saved to a folder.
+    """A user's problems: JSONL, Parquet, or a Hugging Face data set saved to a folder, as `data.rows` reads them.
 
-    `columns` says what the file calls our `prompt`, `solution`, `verifier` (default math) and `language`
-    (default: zh where the prompt has a Han character, else en). The key of a problem is its prompt.
-    Everything is validated before anything is returned; ValueError names the file, the row, what is
-    wrong and what is allowed.
+    `columns` says what the file calls our columns. The key of a problem is its prompt. Everything is validated
+    before anything is returned; ValueError names the file, the row, what is wrong and what is allowed.
     """
-    names = dict(zip(_COLUMNS, _COLUMNS, strict=True)) | dict(columns or {})
-    strange = [name for name in names if name not in _COLUMNS]
+    names = dict(zip(COLUMNS, COLUMNS, strict=True)) | dict(columns or {})
+    strange = [name for name in names if name not in COLUMNS]
     if strange:
-        raise ValueError(f"columns may rename {', '.join(_COLUMNS)}, got {', '.join(strange)}")
-    problems = [_problem(row, names, path.stem, number, where) for number, (where, row) in enumerate(_rows(path))]
+        raise ValueError(f"columns may rename {', '.join(COLUMNS)}, got {', '.join(strange)}")
+    problems = [
+        problem_in(row, names, path.stem, number, where, get_args(Language))
+        for number, (where, row) in enumerate(rows_of(path))
+    ]
     if not problems:
         raise ValueError(f"{path.name}: no problems in it")
     return problems
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where it stands, the row) for each row of a file."""
     if not path.exists():
         raise ValueError(f"{path}: no such file")
@@ -144,7 +151,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 row = json.loads(text.decode("utf-8"))
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: not UTF-8 at its byte {error.start}") from None
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise ValueError(f"{where}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: a JSON object is expected, got {type(row).__name__}")
@@ -162,65 +169,3 @@ def _saved_dataset(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise ValueError(f"{path.name}: name the folder of one split out of {', '.join(sorted(dataset))}")
     for number, row in enumerate(dataset, 1):
         yield f"{path.name} row {number}", row
-
-
-def _problem(row: Mapping[str, Any], names: Mapping[str, str], stem: str, number: int, where: str) -> Problem:
-    values = {ours: row.get(theirs) for ours, theirs in names.items()}
-    for ours in _REQUIRED:
-        if values[ours] is None:
-            raise ValueError(f"{where}: '{names[ours]}' is missing")
-    if isinstance(values["solution"], int | float) and not isinstance(values["solution"], bool):
-        values["solution"] = str(values["solution"])
-    for ours, value in values.items():
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise ValueError(f"{where}: '{names[ours]}' must be text that is not empty, got {value!r}")
-    prompt, solution = str(values["prompt"]), str(values["solution"])
-    verifier = str(values["verifier"] or "math")
-    language = values["language"] or ("zh" if _HAN.search(prompt) else "en")
-    if language not in get_args(Language):
-        raise ValueError(f"{where}: '{names['language']}' must be en or zh, got {language!r}")
-    _check_verifier(verifier, f"{where}: '{names['verifier']}'")
-    _check_solution(verifier, solution, f"{where}: '{names['solution']}'")
-    return Problem(f"{stem}/{number:06d}", prompt, stem, language, prompt, solution, verifier)
-
-
-def _check_verifier(verifier: str, what: str) -> None:
-    if verifier in VERIFIERS:
-        return
-    prefix, _, family = verifier.partition(":")
-    if prefix != "reasoning_gym":
-        allowed = ", ".join(VERIFIERS)
-        raise ValueError(f"{what} must be out of {allowed}, reasoning_gym:<family>; got {verifier!r}")
-    from reasoning_gym.factory import DATASETS
-
-    if family not in DATASETS:
-        raise ValueError(f"{what} names no family of reasoning_gym: {family!r}")
-
-
-def _check_solution(verifier: str, solution: str, what: str) -> None:
-    if verifier == "choice" and not re.fullmatch(r"[A-Z]", solution.strip()):
-        raise ValueError(f"{what} of a choice must be one capital letter, got {solution!r}")
-    if verifier == "code" and not _are_tests(solution):
-        raise ValueError(
-            f'{what} of a program must be a JSON list of {{"input": text, "output": text}}, got {solution!r}'
-        )
-    if verifier in ("helpful", "harmless"):
-        try:
-            read_rubric(solution)
-        except ValueError as error:
-            raise ValueError(f"{what}: {error}") from None
-
-
-def _are_tests(solution: str) -> bool:
-    try:
-        tests = json.loads(solution)
-    except json.JSONDecodeError:
-        return False
-    return (
-        isinstance(tests, list)
-        and bool(tests)
-        and all(
-            isinstance(test, dict) and all(isinstance(test.get(side), str) for side in ("input", "output"))
-            for test in tests
-        )
-    )

@@ -54,9 +54,13 @@ def written(thinking: str | None, answer: str | None) -> str:
 
 def parse(completion: str, template: Template) -> Parts:
     """Read a completion: each tag once, in order, and nothing outside of them that the template forbids."""
-    match = (_ZERO if template == "zero" else _CHAT).fullmatch(completion)
-    if match is None:
+    pattern, tags = (_ZERO, 4) if template == "zero" else (_CHAT, 2)
+    match = pattern.fullmatch(completion) if len(_TAG.findall(completion)) == tags else None
+    if match is None or not match["answer"].strip():
         return Parts(None, None, False)
-    thinking, answer = match["thinking"].strip(), match["answer"].strip()
-    clean = not _TAG.search(thinking) and not _TAG.search(answer) and bool(answer)
-    return Parts(thinking, answer, True) if clean else Parts(None, None, False)
+    return Parts(match["thinking"].strip(), match["answer"].strip(), True)
+
+
+def response(prompt: str, completion: str) -> str:
+    """The whole response: `<think>` is put before the completion exactly where the prompt ends with it."""
+    return TAGS[0] + completion if prompt.rstrip().endswith(TAGS[0]) else completion

@@ -1,40 +1,51 @@
-"""Text -> verdict, by rule: mathematics, choice, code, and arithmetic expressions (DeepSeek-R1, 2.2).
+"""Text -> verdict: mathematics, choice, code, arithmetic expressions, reasoning-gym (DeepSeek-R1, 2.2).
 
-The answer counts only where the template asks for it (`data.prompts.parse`). If it has `\\boxed{}` the box is
-the answer, and all boxes have to agree; without a box the text is one answer, perhaps led in by a few words
-("the answer is", "答案是"), and nothing that offers several.
+The answer counts only where the template asks for it (`data.prompts.parse`); `data.answers` reads it. Numbers
+are compared as exact fractions; a number must be given as a number, so a sum left to the verifier ("398 - 7")
+is wrong. Only answers to a gold that is no number may reach sympy, behind caps and in a process that can be
+killed; a gold of words or spaced letters ("C A B D") never does, since sympy would take it for a product and
+any order for the same. reasoning-gym's own scorers run in such processes too.
 
-Normalisation, all of it: runs of white space become one space, the signs `−` and `×` `÷` `：` become ASCII,
-LaTeX that only sets type (`\\left`, `\\,`, `\\text{}`, `$`) goes away. Digits outside ASCII and invisible
-characters make an answer unparseable. Numbers are compared as exact fractions; a number must be given as a
-number, so a sum left to the verifier ("398 - 7") is wrong. Only answers to a gold that is no number may reach
-sympy, behind caps and in a process that can be killed; a gold of words or spaced letters ("C A B D") never
-does, since sympy would take it for a product and any order for the same.
+What a problem's `solution` holds: for `choice` a letter, or JSON `{"answer": "B", "options": {"A": text, ...}}`;
+for `code` a JSON list of `{"input", "output"}`; for `expression` JSON `{"numbers", "target"}`; for
+`reasoning_gym:<family>` JSON `{"answer", "metadata"}`; for `judge` the ground truth in words.
+
+A verdict of `infra_error` says nothing about the answer: the machinery failed, or the gold answer is broken.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
-from typing import Final
+from types import TracebackType
+from typing import Final, Protocol
 
-from data import symbolic
+from data import workers
+from data.answers import (
+    MAX_DIGITS,
+    MAX_LENGTH,
+    MAX_NESTING,
+    Unparseable,
+    boxes,
+    check_caps,
+    normal,
+    number,
+    one_answer,
+    without_lead_in,
+)
 from data.prompts import Template, parse
 from data.records import Problem, Verdict
-from data.sandbox import Isolation, Jail, Limits, SandboxError, Test, run
+from data.sandbox import CodeLanguage, Isolation, Jail, Limits, SandboxError, Test, choose, run
 
-MAX_LENGTH: Final = 200  # characters of an answer that is no program
-MAX_DIGITS: Final = 30
-MAX_EXPONENT: Final = 100
-MAX_EXPONENT_PRODUCT: Final = 100_000  # of all exponents of one answer: (((2^9)^9)^9)^9
-MAX_NESTING: Final = 12
+MAX_GYM_LENGTH: Final = 20_000  # characters of an answer to a reasoning-gym problem, which may be a grid
+GYM: Final = "reasoning_gym"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +61,42 @@ class Program:
     """A program that has to be run."""
 
     code: str
+    language: CodeLanguage
     tests: tuple[Test, ...]
 
 
-Pending = Symbolic | Program
+@dataclass(frozen=True, slots=True)
+class Gym:
+    """An answer for a scorer of reasoning-gym; `item` is JSON."""
+
+    family: str
+    answer: str
+    item: str
 
 
-class Unparseable(Exception):
-    """There is no single answer to judge; the reason in a few words."""
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """An answer that only a language model can hold against the ground truth."""
+
+    question: str
+    truth: str
+    prediction: str
 
 
-def verify(problem: Problem, completion: str, template: Template, timeout_s: float = 5.0) -> Verdict:
-    """Judge one completion. Raises ValueError for a verifier that is unknown or has no rule."""
-    first = _judge(problem, completion, template)
-    return first if isinstance(first, Verdict) else _decide(first, timeout_s)
+Pending = Symbolic | Program | Gym | Opinion
+
+
+class Judge(Protocol):
+    """A language model as verifier (`data.judge`)."""
+
+    def verdict(self, question: str, truth: str, prediction: str) -> Verdict:
+        """Hold a prediction against the ground truth; infra_error where the model does not answer."""
+        ...
+
+
+def verify(problem: Problem, response: str, template: Template, timeout_s: float = 5.0) -> Verdict:
+    """Judge one response. Raises ValueError for a verifier that is unknown or has no rule."""
+    return verify_all([(problem, response)], template, workers=1, timeout_s=timeout_s)[0]
 
 
 def verify_all(
@@ -72,45 +105,107 @@ def verify_all(
     *,
     workers: int = 2,
     timeout_s: float = 5.0,
-    isolation: Isolation = "rlimit",
+    isolation: Isolation | None = None,
 ) -> list[Verdict]:
-    """Judge many completions, in order; `timeout_s` is for one comparison or one test, from its start.
+    """Judge many responses, in order.
 
-    What needs sympy or the sandbox is done once for equal work, by `workers` threads.
+    Programs run in the strongest isolation that the host has when none is given. Raises ValueError where one is to
+    be run and `isolation` is "none".
     """
-    firsts = [_judge(problem, completion, template) for problem, completion in jobs]
-    pending = list(dict.fromkeys(first for first in firsts if not isinstance(first, Verdict)))
-    decided: dict[Pending, Verdict] = {}
-
-    def work() -> None:
-        with Jail(_limits(timeout_s), isolation) as jail:
-            while True:
-                try:
-                    item = pending.pop()
-                except IndexError:
-                    return
-                decided[item] = _decide(item, timeout_s, jail)
-
-    _in_threads(work, min(workers, len(pending)))
-    return [first if isinstance(first, Verdict) else decided[first] for first in firsts]
+    with Verifier(workers=workers, timeout_s=timeout_s, isolation=isolation) as verifier:
+        futures = [verifier.submit(problem, response, template) for problem, response in jobs]
+        return verifier.wait(futures)
 
 
-def _in_threads(work: Callable[[], None], number: int) -> None:
-    failures: list[BaseException] = []
+class Verifier:
+    """Judges responses as they come, in `workers` threads beside the caller's.
 
-    def guarded() -> None:
+    What an exact comparison decides is decided at once; what needs a process is done once for equal work.
+    `timeout_s` is for one comparison or one test, from the start of its work. Programs run in the strongest
+    isolation that the host has when none is given. `work_s` is the time that judging took, summed over the
+    threads, and `wait_s` what of it `wait` has seen: the rest went by beside other work. Leaving the context
+    drops what nobody has waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        timeout_s: float = 5.0,
+        isolation: Isolation | None = None,
+        judge: Judge | None = None,
+    ) -> None:
+        self.work_s = self.wait_s = 0.0
+        self._timeout_s, self._isolation, self._judge = timeout_s, isolation, judge
+        self._threads = ThreadPoolExecutor(workers, "verdict")
+        self._decided: dict[Pending, Future[Verdict]] = {}
+        self._jails: list[Jail] = []
+        self._idle_jails: list[Jail] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for jail in self._jails:
+            jail.close()
+
+    def submit(self, problem: Problem, response: str, template: Template) -> Future[Verdict]:
+        """Begin to judge a response. Raises ValueError for a verifier that is unknown or cannot be had here."""
+        begun = time.perf_counter()
+        first = _judge(problem, response, template)
+        if isinstance(first, Verdict):
+            future: Future[Verdict] = Future()
+            future.set_result(first)
+        else:
+            if isinstance(first, Opinion) and self._judge is None:
+                raise ValueError("the verifier 'judge' needs a judge, and none is given")
+            known = self._decided.get(first)
+            future = known or self._threads.submit(self._decide, first)
+            self._decided[first] = future
+        self._worked(begun)
+        return future
+
+    def wait(self, futures: Iterable[Future[Verdict]]) -> list[Verdict]:
+        """The verdicts, once all are there."""
+        begun = time.perf_counter()
+        verdicts = [future.result() for future in futures]
+        self.wait_s += time.perf_counter() - begun
+        return verdicts
+
+    def _decide(self, item: Pending) -> Verdict:
+        begun = time.perf_counter()
         try:
-            work()
-        except BaseException as failure:
-            failures.append(failure)
+            match item:
+                case Program():
+                    return self._run(item)
+                case Opinion():
+                    assert self._judge is not None
+                    return self._judge.verdict(item.question, item.truth, item.prediction)
+                case _:
+                    return _found(item, self._timeout_s)
+        finally:
+            self._worked(begun)
 
-    threads = [threading.Thread(target=guarded) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    def _worked(self, begun: float) -> None:
+        with self._lock:
+            self.work_s += time.perf_counter() - begun
+
+    def _run(self, item: Program) -> Verdict:
+        with self._lock:
+            if not self._idle_jails:
+                isolation = self._isolation or choose(allow_rlimit=True)
+                self._idle_jails.append(Jail(_limits(self._timeout_s), isolation))
+                self._jails.append(self._idle_jails[-1])
+            jail = self._idle_jails.pop()
+        try:
+            return _run_program(item, jail)
+        finally:
+            with self._lock:
+                self._idle_jails.append(jail)
 
 
 def _limits(timeout_s: float) -> Limits:
@@ -118,154 +213,60 @@ def _limits(timeout_s: float) -> Limits:
     return Limits(cpu_s=max(1, round(timeout_s)), wall_s=2 * timeout_s)
 
 
-def _judge(problem: Problem, completion: str, template: Template) -> Verdict | Pending:
-    rule = VERIFIERS.get(problem.verifier)
-    if rule is None:
+def _judge(problem: Problem, response: str, template: Template) -> Verdict | Pending:
+    name, _, family = problem.verifier.partition(":")
+    rule = VERIFIERS.get(name)
+    if rule is None or bool(family) != (name == GYM):
         raise ValueError(f"unknown verifier {problem.verifier!r}; allowed: {', '.join(VERIFIERS)}")
-    text = parse(completion, template).answer
+    text = parse(response, template).answer
     if text is None:
         return Verdict("unparseable", None, "malformed")
     try:
-        return rule(text, problem.solution)
+        return rule(text, problem)
     except Unparseable as why:
         return Verdict("unparseable", text[:MAX_LENGTH], str(why))
 
 
-def _decide(item: Pending, timeout_s: float, jail: Jail | None = None) -> Verdict:
-    if isinstance(item, Program):
-        return _run_program(item, timeout_s, jail)
-    found = symbolic.compare(item.gold, item.answer, timeout_s)
-    if found == "equal":
-        return Verdict("correct", item.answer, "equal by sympy")
-    if found == "different":
-        return Verdict("wrong", item.answer, "different by sympy")
-    if found == "timeout":
-        return Verdict("timeout", item.answer, f"no comparison within {timeout_s} s")
-    if found == "unparseable":
-        return Verdict("unparseable", item.answer, "not an expression")
-    return Verdict("infra_error", item.answer, f"sympy: {found}")
-
-
-# The one answer.
-
-_INVISIBLE = re.compile(r"[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufe00-\ufe0f]")
-_TYPESETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;: ()\[\]]|\$")
-_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
-_UNIT = re.compile(r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}0-9]*\}\s*$")
-_EMPHASIS = re.compile(r"\*\*([^*]*)\*\*")
-_SIGNS = str.maketrans({"−": "-", "×": "*", "÷": "/", "：": ":"})
-_CONNECTIVE = r"(?:\b(?:is|are|equals|gives|get|be|[Oo]ption|[Cc]hoose)\b:?|=|:|是|为|得到?|等于|选项?)"
-_LEAD_IN = re.compile(rf"([^0-9\\{{}}+*/^_<>()\[\]]{{0,80}}?){_CONNECTIVE}\s*(?=\S)")
-_HEDGE = re.compile(r"\b(?:not|never|or|maybe|either|except)\b|n't|[不非或]|可能")
-_BOX = "\\boxed{"
-
-
-def boxes(text: str) -> list[str]:
-    """Contents of all `\\boxed{...}` with balanced braces, outermost only, in order."""
-    found, start = [], text.find(_BOX)
-    while start >= 0:
-        begin = position = start + len(_BOX)
-        depth = 1
-        while position < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            position += 1
-        if not depth:
-            found.append(text[begin : position - 1])
-        start = text.find(_BOX, begin if depth else position)
-    return found
-
-
-def _normal(text: str) -> str:
-    if not text.isascii():
-        if _INVISIBLE.search(text):
-            raise Unparseable("invisible characters")
-        if any(char.isdigit() and not char.isascii() for char in text):
-            raise Unparseable("digits outside ASCII")
-        text = text.translate(_SIGNS)
-    if "\\" in text or "$" in text:
-        text = _TEXT.sub(r"\1", _UNIT.sub("", text)).replace("\\!", "")
-        text = _TYPESETTING.sub(" ", text)
-    text = " ".join(text.split()).rstrip(" .。！")
-    emphasis = _EMPHASIS.fullmatch(text) if "**" in text else None
-    return emphasis[1].strip() if emphasis else text
-
-
-def _one_answer(text: str) -> str:
-    """The content of the box, or else the whole text."""
-    if _BOX in text:
-        contents = list(dict.fromkeys(map(_normal, boxes(text))))
-        if not contents:
-            raise Unparseable("box without end")
-        if len(contents) > 1 or _BOX in contents[0]:
-            raise Unparseable("several boxes")
-        answer = contents[0]
+def _found(item: Symbolic | Gym, timeout_s: float) -> Verdict:
+    if isinstance(item, Symbolic):
+        by, found = "sympy", workers.compare(item.gold, item.answer, timeout_s)
     else:
-        answer = _normal(text)
-    if not answer:
-        raise Unparseable("empty")
-    if len(answer) > MAX_LENGTH:
-        raise Unparseable("too long")
-    return answer
-
-
-def _without_lead_in(answer: str) -> str:
-    """What is left of "the answer is 42": nothing before the answer may itself look like one."""
-    while match := _LEAD_IN.match(answer):
-        if _HEDGE.search(match[1]):
-            raise Unparseable("hedged")
-        answer = answer[match.end() :]
-    return answer
+        by, found = item.family, workers.score(item.family, item.answer, json.loads(item.item), timeout_s)
+    answer = item.answer[:MAX_LENGTH]
+    match found:
+        case "equal":
+            return Verdict("correct", answer, f"equal by {by}")
+        case "different":
+            return Verdict("wrong", answer, f"different by {by}")
+        case "timeout":
+            return Verdict("timeout", answer, f"no comparison within {timeout_s} s")
+        case "unparseable":
+            return Verdict("unparseable", answer, "not an expression" if by == "sympy" else f"nothing that {by} reads")
+        case "deadly":
+            return Verdict("unparseable", answer, f"ends the process of {by}")
+        case "gold_unparseable" | "broken":
+            return Verdict("infra_error", answer, f"{by}: {found}")
 
 
 # Mathematics.
 
-_NUMBER = re.compile(
-    r"(?P<sign>[+-]?) ?(?:"
-    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.(?P<part>[0-9]+))?"
-    r"(?: ?(?:e|(?:\\times|\\cdot|\*) ?10 ?\^) ?\{?(?P<exponent>[+-]?[0-9]{1,3})\}?)?"
-    r"|(?P<over>[0-9]+) ?/ ?(?P<under>[0-9]+)"
-    r"|\\[dt]?frac ?\{ ?(?P<over2>-?[0-9]+) ?\} ?\{ ?(?P<under2>[0-9]+) ?\}"
-    r"|\\[dt]?frac ?(?P<over3>[0-9]) ?(?P<under3>[0-9])"
-    r")"
-)
 _WORDS = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)+|[^\W\d_]{3,}")
 _SEVERAL = re.compile(r"[,;，；、]|\b(?:or|and)\b|[或和]")
 _RELATION = re.compile(r"[=<>≤≥≠≈~]|\\(?:leq?|geq?|neq?|approx|sim)\b")
-_LONG_NUMBER = re.compile(rf"[0-9][0-9,. ]{{{MAX_DIGITS},}}")
-_EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*[-+(]*\s*([0-9]+)")
-_TOWER = re.compile(r"(?:\^|\*\*)\s*(?:\{[^}]*|\([^)]*|\w+\s*)(?:\^|\*\*)")
 
 
-@lru_cache(maxsize=4096)
-def number(text: str) -> Fraction | None:
-    """An integer, decimal, fraction, or number in scientific notation, exactly; None for anything else."""
-    match = _NUMBER.fullmatch(text) if len(text) <= MAX_LENGTH else None
-    if match is None:
-        return None
-    sign, whole, part, exponent, *fractions = match.groups()
-    over, under = next(((a, b) for a, b in zip(fractions[::2], fractions[1::2], strict=True) if b), ("", ""))
-    if max(len(whole or "") + len(part or ""), len(over), len(under)) > MAX_DIGITS:
-        return None
-    if under:
-        value = Fraction(int(over), int(under)) if int(under) else None
-    elif whole or part:
-        power = int(exponent or 0) - len(part or "")
-        value = int((whole or "").replace(",", "") + (part or "")) * Fraction(10) ** power
-        value = value if abs(int(exponent or 0)) <= MAX_EXPONENT else None
-    else:
-        value = None
-    return -value if value is not None and sign == "-" else value
-
-
-def _math(text: str, solution: str) -> Verdict | Pending:
-    answer = _one_answer(text)
-    gold = _normal(solution)
+def _math(text: str, problem: Problem) -> Verdict | Pending:
+    answer = one_answer(text)
+    try:
+        gold = normal((boxes(problem.solution) or [problem.solution])[-1])
+    except Unparseable as why:
+        return Verdict("infra_error", answer, f"gold: {why}")
     if answer == gold:
         return Verdict("correct", answer, "same text")
     expected = number(gold)
     found = number(answer)
     if found is None and not _RELATION.search(gold):
-        answer = _without_lead_in(answer)
+        answer = without_lead_in(answer)
         found = number(answer)
     if expected is not None:
         if found is None:
@@ -277,42 +278,49 @@ def _math(text: str, solution: str) -> Verdict | Pending:
         if not _WORDS.fullmatch(answer):
             raise Unparseable("not words")
         return Verdict("wrong", answer, "other text")
-    _check_caps(answer)
+    check_caps(answer)
     if _SEVERAL.search(answer) and not _SEVERAL.search(gold):
         raise Unparseable("several answers")
     return Symbolic(gold, answer)
 
 
-def _check_caps(answer: str) -> None:
-    """Refuse what would make sympy build something huge."""
-    depth = deepest = 0
-    for char in answer:
-        depth += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > MAX_NESTING:
-        raise Unparseable("nested too deeply")
-    if _LONG_NUMBER.search(answer) or _TOWER.search(answer) or "!" in answer:
-        raise Unparseable("too large")
-    exponents = [int(digits) for digits in _EXPONENT.findall(answer)]
-    if max(exponents, default=0) > MAX_EXPONENT or math.prod(exponents) > MAX_EXPONENT_PRODUCT:
-        raise Unparseable("exponents too large")
-
-
 # Choice.
 
 _OPTION = re.compile(r"(?:[Oo]ption |[Cc]hoice |选项?|选择)? ?\(?([A-Z])(?:\)|\b)(?:[.:、)] ?(?P<rest>.*))?")
+_TAIL = re.compile(
+    r"(?<=[A-Z)*项]) ?(?:选?项|(?:是|为)?(?:正确|对)的?(?:选项|答案)?"
+    r"|is (?:the |my )?(?:final )?(?:(?:correct|right|true)(?: (?:one|option|choice|answer))?|answer))$"
+)
 _LETTER = re.compile(r"(?<![A-Za-z])(?!I [a-z])[A-Z](?![A-Za-z])")
 
 
-def _choice(text: str, solution: str) -> Verdict:
-    whole = _one_answer(text)
-    answer = whole if _OPTION.fullmatch(whole) else _without_lead_in(whole)
+def _choice(text: str, problem: Problem) -> Verdict:
+    gold, options = _options(problem.solution)
+    whole = one_answer(text)
+    while tail := _TAIL.search(whole):
+        whole = whole[: tail.start()]
+    answer = without_lead_in(whole, until=_OPTION)
     if _LETTER.search(whole.removesuffix(answer)):
         raise Unparseable("several options")
+    answer = normal(answer)
     match = _OPTION.fullmatch(answer.upper() if len(answer) == 1 and answer.isascii() else answer)
+    named = [letter for letter, option in options.items() if answer.casefold() == option]
+    if len(named) == 1 and not (match and match["rest"] is None):
+        return Verdict("correct" if named[0] == gold else "wrong", named[0], "text of an option")
     if match is None or _LETTER.search(match["rest"] or ""):
         raise Unparseable("not exactly one option")
-    return Verdict("correct" if match[1] == solution.strip() else "wrong", match[1], "option")
+    said = (match["rest"] or "").casefold()
+    if any(option == said and letter != match[1] for letter, option in options.items()):
+        raise Unparseable("letter and text of two options")
+    return Verdict("correct" if match[1] == gold else "wrong", match[1], "option")
+
+
+def _options(solution: str) -> tuple[str, dict[str, str]]:
+    """The right letter, and the options' texts as answers are normalised, where the problem has them."""
+    if not solution.startswith("{"):
+        return solution.strip(), {}
+    gold = json.loads(solution)
+    return gold["answer"], {letter: normal(text).casefold() for letter, text in gold["options"].items()}
 
 
 # Expressions.
@@ -326,10 +334,10 @@ _OPERATORS: Final[dict[type[ast.operator], Callable[[Fraction, Fraction], Fracti
 }
 
 
-def _expression(text: str, solution: str) -> Verdict:
-    """`solution` is JSON: {"numbers": [...], "target": n}; each number is used exactly once."""
-    gold = json.loads(solution)
-    answer = _one_answer(text)
+def _expression(text: str, problem: Problem) -> Verdict:
+    """Each number of the problem is used exactly once."""
+    gold = json.loads(problem.solution)
+    answer = one_answer(text)
     written = answer.replace("\\times", "*").replace("\\cdot", "*").replace("\\div", "/")
     left, equals, right = written.partition("=")
     if not _ARITHMETIC.fullmatch(left) or left.count("(") > MAX_NESTING:
@@ -357,31 +365,63 @@ def _value(node: ast.expr, used: list[int]) -> Fraction:
     raise Unparseable(f"{type(node).__name__} is not allowed")
 
 
+# reasoning-gym.
+
+_PARSED: Final = frozenset(
+    ("countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration")
+)
+_EVALUATED: Final = _PARSED | {"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"}
+"""Families whose scorers evaluate an answer as Python, some of them by sympy's parser."""
+_NAME = re.compile(r"[^\W\d]\w*")
+_HARMLESS = re.compile(r"_|[A-Z]+|[A-Za-z][0-9]*|a?(?:sin|cos|tan|cot|sec|csc)h?|exp|log|ln|sqrt|pi|Abs")
+_ATTRIBUTE = re.compile(r"\.\s*[^\W\d]|\\")
+
+
+def _gym(text: str, problem: Problem) -> Gym:
+    family = problem.verifier.partition(":")[2]
+    answer = (boxes(text) or [text])[-1].strip()
+    if len(answer) > MAX_GYM_LENGTH:
+        raise Unparseable("too long")
+    if family in _EVALUATED and (
+        _ATTRIBUTE.search(answer) or not all(_HARMLESS.fullmatch(name) for name in _NAME.findall(answer))
+    ):
+        raise Unparseable("nothing that may be evaluated")
+    if family in _PARSED:
+        check_caps(answer)
+    return Gym(family, answer, problem.solution)
+
+
 # Code.
 
-_FENCE = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*(?P<tag>[\w+#.-]*)[^\n]*\n(?P<code>.*?)```", re.DOTALL)
+_LANGUAGES: Final[dict[str, CodeLanguage]] = {
+    **dict.fromkeys(("", "python", "python3", "py"), "python"),
+    **dict.fromkeys(("cpp", "c++", "cc", "cxx"), "cpp"),
+}
+"""The language that the tag of a fence names."""
 
 
-def program_of(text: str) -> str:
-    """The last fenced block in Python or without a language; the whole text when it has no fence."""
-    blocks: list[str] = _FENCE.findall(text)
-    if blocks:
-        return blocks[-1]
+def program_of(text: str) -> tuple[str, CodeLanguage]:
+    """(code, language) of the last fenced block in a known language, of the whole text when it has no fence."""
+    blocks = [(block["code"], _LANGUAGES.get(block["tag"].lower())) for block in _FENCE.finditer(text)]
+    known = [(code, language) for code, language in blocks if language]
+    if known:
+        return known[-1]
     if "```" in text:
-        raise Unparseable("no Python block")
-    return text
+        raise Unparseable("no Python or C++ block")
+    return text, "python"
 
 
-def _code(text: str, solution: str) -> Program:
-    tests = tuple(Test(test["input"], test["output"]) for test in json.loads(solution))
+def _code(text: str, problem: Problem) -> Program:
+    tests = tuple(Test(test["input"], test["output"]) for test in json.loads(problem.solution))
     if not tests:
         raise ValueError("a code problem without tests")
-    return Program(program_of(text), tests)
+    return Program(*program_of(text), tests)
 
 
-def _run_program(item: Program, timeout_s: float, jail: Jail | None) -> Verdict:
+def _run_program(item: Program, jail: Jail) -> Verdict:
     try:
-        outcomes = run(item.code, item.tests, limits=_limits(timeout_s), stop_at_failure=True, jail=jail)
+        outcomes = run(item.code, item.tests, item.language, stop_at_failure=True, jail=jail)
     except SandboxError as why:
         return Verdict("infra_error", item.code, f"sandbox: {why}")
     last = outcomes[-1]
@@ -391,9 +431,19 @@ def _run_program(item: Program, timeout_s: float, jail: Jail | None) -> Verdict:
     return Verdict("timeout" if last.status == "timeout" else "wrong", item.code, reason)
 
 
-VERIFIERS: Final[dict[str, Callable[[str, str], Verdict | Pending]]] = {
+# Judge.
+
+
+def _opinion(text: str, problem: Problem) -> Opinion:
+    return Opinion(problem.prompt, problem.solution, text)
+
+
+VERIFIERS: Final[dict[str, Callable[[str, Problem], Verdict | Pending]]] = {
     "math": _math,
     "choice": _choice,
     "code": _code,
     "expression": _expression,
+    GYM: _gym,
+    "judge": _opinion,
 }
+"""Rules by the name before the colon of a problem's verifier."""

@@ -170,6 +170,45 @@ def gc(
 
 
 @app.command()
+def redteam(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> None:  # noqa: B006
+    """Let known cheats at a recipe's rewards; exit code 1 where one gets through. RL stages ask the same first."""
+    from flows import recipe as recipes
+    from flows.redteam import lines
+
+    states = []
+    for line, state in lines(recipes.load(recipe, changes), runs):
+        print(line)
+        states.append(state)
+    through, unpromised = states.count("OPEN"), states.count("open")
+    print(f"\n{through} got through; {unpromised} open, since resource limits do not promise to hold them")
+    raise typer.Exit(1 if through else 0)
+
+
+@app.command()
+def score(
+    file: Annotated[
+        Path, typer.Argument(help="JSONL or Parquet: prompt, solution, completion, optionally verifier, language.")
+    ],
+    template: Annotated[
+        str, typer.Option(help="auto, by each row's tags; zero: <answer> tags; chat: a summary after </think>.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Processes at a time that judge what no exact rule does.")] = 2,
+    allow_rlimit: Annotated[
+        bool, typer.Option("--allow-rlimit", help="Run programs under resource limits alone where no room can be had.")
+    ] = False,
+    judge: Annotated[
+        str, typer.Option(help="For rows of the verifier judge: the address before /chat/completions, or a policy.")
+    ] = "",
+    judge_model: Annotated[str, typer.Option(help="The model to ask for at the judge's address.")] = "default",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Print a verdict for each row of a file, with every part of its reward, as JSON lines on standard output."""
+    from flows.score import score as print_scores
+
+    print_scores(file, template, workers, allow_rlimit, judge, judge_model, runs)
+
+
+@app.command()
 def chat(
     identity: Annotated[str, typer.Argument(metavar="ID", help="micro/r1, or a checkpoint's key.")],
     runs: Runs = Path("runs"),

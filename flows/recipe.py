@@ -87,6 +87,11 @@ class Recipe(Settings):
     flow: Literal["r1", "bases"] = Field("r1", description="the whole pipeline, or its base models only")
     seed: int = Field(0, description="of every training and sampling stage that has none of its own")
     num_seeds: int = Field(1, ge=1, description="train everything so often, from `seed` on, and average the reports")
+    allow_rlimit: bool = Field(
+        False,
+        description="where the host grants no namespaces, run untrusted programs under resource limits alone",
+        json_schema_extra=PLACE,
+    )
     base: BaseConfig
     student: BaseConfig
     problems: ProblemsConfig = ProblemsConfig()

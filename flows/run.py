@@ -45,7 +45,8 @@ def run(
 
                 served.audience.set([watch])
                 return served.r1(recipe, device, save_every_s)
-        opened = Session(runs, "plain", device or default_device(), displays=[watch], save_every_s=save_every_s)
+        where = device or default_device()
+        opened = Session(runs, "plain", where, recipe.allow_rlimit, [watch], save_every_s=save_every_s)
         with session(opened), naming_dependents(recipe, runs):
             FLOWS[recipe.flow](recipe)
         return conclude(recipe, runs, opened.steps, time.monotonic() - begun)

@@ -51,6 +51,7 @@ def conduct(
         runs,
         "run",
         own,
+        settled.allow_rlimit,
         displays=[board, *audience.get()],
         tracker=tracker,
         site=site,

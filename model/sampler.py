@@ -64,13 +64,15 @@ def sample(
     stop_ids: Collection[int],
     max_batch: int = 512,
     on_progress: Callable[[int, int], None] | None = None,
+    on_sample: Callable[[int, Sample], None] | None = None,
 ) -> list[list[Sample]]:
     """Sample len(seeds[i]) completions of prompt i, at most `max_tokens` long (one number, or one a prompt).
 
     A sample depends on its prompt, its seed and the settings alone, not on batch, order or neighbours (up to
     the rounding of matrix products). Its log-probabilities are those of softmax(logits / temperature), before
     `top_p` cuts the tail off; at temperature 0, which is greedy, those of softmax(logits).
-    `max_batch` rows decode together. `on_progress(done, total)` is called as samples end.
+    `max_batch` rows decode together. `on_progress(done, total)` is called as samples end, and
+    `on_sample(number, sample)` for each of them, numbered through all prompts, while others still decode.
     Raises ValueError for an empty prompt, one without room for a token within `max_position_embeddings`,
     a negative temperature, or top_p outside (0, 1].
     """
@@ -88,9 +90,11 @@ def sample(
             unfinished = True
             while unfinished:
                 unfinished = board.advance()
+                if on_sample:
+                    board.report(on_sample)
                 if on_progress:
                     on_progress(board.ended, total)
-            flat = iter(board.samples())
+            flat = iter(board.read(range(total)))
     finally:
         model.train(training)
     return [[next(flat) for _ in row] for row in seeds]
@@ -169,6 +173,7 @@ class _Board:
         # Of each row: number of its sample (`total` if empty), seed, tokens made so far, and limit of them.
         self.rows = torch.zeros(4, 0, dtype=torch.long, device=device)
         self.running = self.longest = 0
+        self.fresh: list[int] = []  # samples that have ended and were not reported
 
     @property
     def ended(self) -> int:
@@ -183,13 +188,18 @@ class _Board:
             self._decode()
         return self.running > 0 or bool(self.waiting)
 
-    def samples(self) -> Iterator[Sample]:
-        """All samples in the order of the call."""
-        ids, logprobs = self.ids.cpu(), self.logprobs.cpu()
-        ends = zip(self.lengths[: self.total].tolist(), self.stopped.tolist(), strict=False)
-        for number, (length, stopped) in enumerate(ends):
-            own = ids[number, :length].tolist(), logprobs[number, :length].tolist()
-            yield Sample(*own, "stop" if stopped else "length")
+    def report(self, on_sample: Callable[[int, Sample], None]) -> None:
+        """Hand over the samples that have ended since the last call."""
+        numbers, self.fresh = self.fresh, []
+        for number, each in zip(numbers, self.read(numbers), strict=True):
+            on_sample(number, each)
+
+    def read(self, numbers: Sequence[int]) -> Iterator[Sample]:
+        """The samples of these numbers, which have ended."""
+        place = torch.tensor(numbers, dtype=torch.long, device=self.device)
+        columns = (self.ids[place].cpu(), self.logprobs[place].cpu(), self.lengths[place], self.stopped[place])
+        for ids, logprobs, length, stopped in zip(*columns[:2], columns[2].tolist(), columns[3].tolist(), strict=True):
+            yield Sample(ids[:length].tolist(), logprobs[:length].tolist(), "stop" if stopped else "length")
 
     def _leave(self) -> None:
         kept = (self.rows[0] < self.total).nonzero().flatten()
@@ -253,11 +263,14 @@ class _Board:
         self.lengths[numbers] = made
         self.stopped[numbers] = stopped
         empty = stopped | (made >= limits) | (numbers == self.total)
+        before, was_running = numbers.clone(), self.running
         numbers.masked_fill_(empty, self.total)
         made.masked_fill_(empty, 0)
         self.cache.lengths.masked_fill_(empty, 0)
         look = torch.stack([empty.logical_not().sum(), self.cache.lengths.max()])
         self.running, self.longest = look.tolist()
+        if self.running < was_running:
+            self.fresh += before[empty & (before < self.total)].tolist()
 
 
 def _portions(groups: Sequence[_Group], tokens: int) -> Iterator[Sequence[_Group]]:

@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field, field_validator, model_validator
 
 from data.lineage import PLACE, Settings, Table, sha256_of
-from data.problems import generate, held_out, read_problems
+from data.problems import generate, held_out, known_families, read_problems, unknown_families
 from data.prompts import render, written
 from data.records import Language, Problem, Row
 from data.store import read_table, write_table
@@ -28,18 +28,23 @@ GENERAL: dict[str, float] = {"helpful": 0.6, "harmless": 0.4}
 """Shares of the general prompts: questions to help with, and requests some of which must be refused."""
 
 
-RULED = frozenset({"math", "choice", "code", "expression"})
-"""Verifiers that judge by a rule; the others' problems are general prompts."""
+RULED = frozenset({"math", "choice", "code", "expression", "reasoning_gym"})
+"""Verifiers that judge by a rule, up to a colon in their names; the others' problems are general prompts."""
 
 REWARDED = RULED | GENERAL.keys()
 """Verifiers whose problems can be learned from: a rule or a reward model judges them."""
+
+
+def ruled(problem: Problem) -> bool:
+    """Whether a rule judges the problem."""
+    return problem.verifier.partition(":")[0] in RULED
 
 
 def by_rule(problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
     """Part the reasoning problems, which a rule judges, from the general prompts."""
     parts: tuple[list[Problem], list[Problem]] = [], []
     for problem in problems:
-        parts[problem.verifier not in RULED].append(problem)
+        parts[not ruled(problem)].append(problem)
     return parts
 
 
@@ -76,8 +81,8 @@ class ProblemsConfig(Settings):
     @field_validator("families")
     @classmethod
     def _known(cls, families: dict[str, float]) -> dict[str, float]:
-        if unknown := families.keys() - SOURCES.keys():
-            raise ValueError(f"unknown families {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(SOURCES))}")
+        if unknown := unknown_families(families):
+            raise ValueError(f"unknown families {', '.join(unknown)}; allowed are {known_families()}")
         return families
 
 
@@ -117,7 +122,7 @@ def own_problems(config: ProblemsConfig) -> list[Problem]:
     assert config.path is not None
     problems = read_problems(config.path, config.columns)
     for problem in problems:
-        if problem.verifier not in REWARDED:
+        if not ruled(problem) and problem.verifier not in REWARDED:
             raise ValueError(
                 f"{config.path}: nothing rewards the verifier {problem.verifier!r} in training; "
                 f"allowed are {', '.join(sorted(REWARDED))}"

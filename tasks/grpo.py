@@ -36,21 +36,27 @@ from data.prompts import Template, render
 from data.records import Problem, Trajectory
 from data.sandbox import Isolation
 from data.store import write_table
+from data.verifiers import Verifier
 from model import checkpoint
 from model.optim import adamw
 from model.sampler import logprobs
 from model.transformer import Transformer
+from tasks import redteam
 from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
+from tasks.deck import Deck
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
 from tasks.resume import State, after, restore, shards, write_shard
 from tasks.rewards import RewardWeights
 from tasks.rollout import (
+    INFRA_ERROR_BUDGET,
     Prefer,
     Sampling,
     Speaker,
     as_frame,
+    check_budget,
+    infra_errors,
     load,
     mean_parts,
     rollout,
@@ -88,6 +94,7 @@ class GRPOConfig(RewardWeights):
     general_prompts_per_step: int = Field(0, ge=0, description="of the questions, how many are general prompts")
     preference_last_steps: int = Field(0, ge=0, description="general prompts and their reward only in the last steps")
     save_steps: int = Field(20, ge=1, description="steps between checkpoints")
+    infra_error_budget: float = INFRA_ERROR_BUDGET
     seed: int = 0
 
     @model_validator(mode="after")
@@ -146,27 +153,6 @@ def learner(speaker: Speaker, config: GRPOConfig, device: str) -> Learner:
 
 
 @dataclass(slots=True)
-class Deck:
-    """Problems in an order shuffled anew for every epoch, which goes on from one call to the next."""
-
-    problems: Sequence[Problem]
-    stream: Sequence[object]
-    dealt: int = 0
-
-    def deal(self, count: int) -> list[Problem]:
-        """Take the next `count` problems, over the end of an epoch if need be."""
-        chosen: list[Problem] = []
-        while len(chosen) < count:
-            epoch, offset = divmod(self.dealt, len(self.problems))
-            order = list(range(len(self.problems)))
-            random.Random(seed_of(*self.stream, epoch)).shuffle(order)
-            part = order[offset : offset + count - len(chosen)]
-            chosen += [self.problems[i] for i in part]
-            self.dealt += len(part)
-        return chosen
-
-
-@dataclass(slots=True)
 class Classroom:
     """Where questions come from and what judges answers beside the rules.
 
@@ -176,7 +162,7 @@ class Classroom:
     reasoning: Deck
     general: Deck
     prefer: Prefer | None = None
-    isolation: Isolation = "rlimit"
+    isolation: Isolation | None = None
     rounds: int = 0
     rollout: list[Trajectory] = field(default_factory=list)
 
@@ -194,7 +180,7 @@ def classroom(
     reasoning: Sequence[Problem],
     general: Sequence[Problem],
     prefer: Prefer | None,
-    isolation: Isolation = "rlimit",
+    isolation: Isolation | None = None,
 ) -> Classroom:
     """Shuffle problems into decks by the configuration's seed."""
     decks = Deck(reasoning, (config.seed, "reasoning")), Deck(general, (config.seed, "general"))
@@ -211,9 +197,9 @@ def train(learner: Learner, room: Classroom, taken: int = 0) -> Iterator[tuple[i
         if done == first:
             if learner.reference is not None and first and first % config.ref_model_sync_steps == 0:
                 learner.reference.load_state_dict(learner.speaker.model.state_dict())
-            groups, asked = _rollout(learner, room, first)
+            groups, counts = _rollout(learner, room, first)
             room.rollout = _with_advantages(groups, config)
-            observed = rollout_metrics(room.rollout, groups, asked) | {"sampling_time": time.monotonic() - begun}
+            observed = rollout_metrics(room.rollout, groups) | counts | {"sampling_time": time.monotonic() - begun}
         minibatch = minibatches(room.rollout, config, first)[done - first]
         metrics = update(learner, minibatch, done + 1) | observed | {"step_time": time.monotonic() - begun}
         yield done + 1, metrics, room.rollout if done == first else []
@@ -236,39 +222,61 @@ def resume(learner: Learner, room: Classroom, state: State | None) -> int:
     return restore(state, learner.speaker.model, learner.optimizer, learner.reference)
 
 
-def _rollout(learner: Learner, room: Classroom, first: int) -> tuple[list[list[Trajectory]], int]:
+def _rollout(learner: Learner, room: Classroom, first: int) -> tuple[list[list[Trajectory]], dict[str, float]]:
     """Sample groups for the steps from `first`; with dynamic sampling, groups of equal rewards are refilled.
 
-    Returns the groups and how many were asked in all.
+    A group with an infra_error teaches nothing and is dropped, and refilled with dynamic sampling; past their
+    budget, ValueError. Returns the groups, and what sampling and judging them took.
     """
     config = learner.config
     wanted = config.prompts_per_step * config.steps_served(first)
     groups: list[list[Trajectory]] = []
+    failed: list[Trajectory] = []
     asked: Counter[str] = Counter()
-    for _ in range(REFILLS if config.dynamic_sampling else 1):
-        problems = room.ask(config, first)
-        sampled = rollout(
-            learner.speaker,
-            problems,
-            config.sampling,
-            config,
-            stream=("grpo", room.rounds),
-            step=first + 1,
-            prefer=room.prefer,
-            isolation=room.isolation,
-            firsts=_firsts(problems, config.num_generations, asked),
-        )
-        if config.dynamic_sampling:
-            sampled = [group for group in sampled if len({each.reward.total for each in group}) > 1]
-        groups += sampled
-        if len(groups) >= wanted:
-            break
+    with Verifier(isolation=room.isolation) as verifier:
+        for _ in range(REFILLS if config.dynamic_sampling else 1):
+            sampled = _sample(learner, room, first, asked, verifier)
+            failed += infra_errors([each for group in sampled for each in group])
+            groups += [group for group in sampled if _teaches(group, config)]
+            if len(groups) >= wanted:
+                break
+    check_budget(failed, asked.total() * config.num_generations, config.infra_error_budget, f"step {first + 1}")
+    if not groups and not config.dynamic_sampling:
+        raise ValueError(f"step {first + 1}: every group had an infra_error, the first: {failed[0].verdict}")
     if not groups:
         raise ValueError(
             f"step {first + 1}: every group's rewards were equal in {asked.total()} problems; "
             "the problems are all too easy or all too hard for this policy"
         )
-    return groups[:wanted], asked.total()
+    return groups[:wanted], {
+        "groups_asked": float(asked.total()),
+        "infra_errors": float(len(failed)),
+        "verdict_time": verifier.work_s,
+        "verdict_wait_time": verifier.wait_s,
+    }
+
+
+def _sample(
+    learner: Learner, room: Classroom, first: int, asked: Counter[str], verifier: Verifier
+) -> list[list[Trajectory]]:
+    problems = room.ask(learner.config, first)
+    return rollout(
+        learner.speaker,
+        problems,
+        learner.config.sampling,
+        learner.config,
+        stream=("grpo", room.rounds),
+        step=first + 1,
+        prefer=room.prefer,
+        verifier=verifier,
+        firsts=_firsts(problems, learner.config.num_generations, asked),
+    )
+
+
+def _teaches(group: Sequence[Trajectory], config: GRPOConfig) -> bool:
+    if infra_errors(group):
+        return False
+    return not config.dynamic_sampling or len({each.reward.total for each in group}) > 1
 
 
 def _firsts(problems: Sequence[Problem], size: int, asked: Counter[str]) -> list[int]:
@@ -387,7 +395,7 @@ def _reference_logprobs(learner: Learner, batch: Batch) -> Tensor | None:
     return values
 
 
-def rollout_metrics(flat: Sequence[Trajectory], groups: Sequence[Sequence[Trajectory]], asked: int) -> dict[str, float]:
+def rollout_metrics(flat: Sequence[Trajectory], groups: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
     """Summarise a rollout under TRL's names."""
     totals = torch.tensor([[each.reward.total for each in group] for group in groups])
     ratios = [each.consistency for each in flat if each.consistency is not None]
@@ -401,7 +409,6 @@ def rollout_metrics(flat: Sequence[Trajectory], groups: Sequence[Sequence[Trajec
         "completions/clipped_ratio": sum(t.completion.finish == "length" for t in flat) / len(flat),
         "language_consistency": sum(ratios) / len(ratios) if ratios else 0.0,
         "reflections": sum(each.reflections for each in flat) / len(flat),
-        "groups_asked": float(asked),
     }
 
 
@@ -423,6 +430,9 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     speaker = load(policy, run.device)
     reasoning, general = by_rule(problems_of(problems))
     _check_supply(problems.key, len(reasoning), len(general), config)
+    redteam.gate(
+        run.session.runs, run.session.isolation, config.template, config, {each.verifier for each in reasoning}
+    )
     prefer = preferences(judges, run.device) if judges else None
     apprentice = learner(speaker, config, run.device)
     room = classroom(config, reasoning, general, prefer, run.session.isolation)

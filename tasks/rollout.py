@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,21 +15,29 @@ from pydantic import Field
 
 from data.language import consistency, reflection_count
 from data.lineage import Policy, Settings, Table, seed_of
-from data.prompts import Template, parse, render
+from data.prompts import Template, parse, render, response
 from data.records import Completion, Problem, Reward, Trajectory, Verdict
-from data.sandbox import Isolation
 from data.store import read_table, write_table
-from data.verifiers import verify_all
+from data.verifiers import Verifier
 from model import checkpoint
-from model.sampler import sample
+from model.sampler import Sample, sample
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from tasks.collect import RULED, by_rule, problems_of
+from tasks.collect import by_rule, problems_of, ruled
 from tasks.rewards import RewardWeights, reward
 from tasks.stage import Run, Summary, stage
 
 Prefer = Callable[[Sequence[Trajectory]], Sequence[float]]
 """Preference scores in [0, 1] of answers to general prompts."""
+
+
+INFRA_ERROR_BUDGET: Any = Field(
+    0.01,
+    ge=0,
+    le=1,
+    description="share of a step's verdicts that may fail before the stage stops",
+    json_schema_extra={"identity": False},
+)
 
 
 class Sampling(Settings):
@@ -69,11 +79,14 @@ def complete(
     stream: Sequence[object],
     on_progress: Callable[[int, int], None] | None = None,
     firsts: Sequence[int] | None = None,
+    on_completion: Callable[[int, Completion], None] | None = None,
 ) -> list[list[Completion]]:
     """Draw `num_generations` completions a problem.
 
     The random stream of each is named by (`sampling.seed`, `stream`, problem id, sample number), so it
     does not depend on what else is drawn beside it. Numbers begin at `firsts`, 0 when left out.
+    `on_completion(place, completion)` is called as each ends, while others are still drawn; `place` counts
+    through all problems.
     """
     tokenizer = speaker.tokenizer
     prompts = tokenizer.encode_batch([render(problem.prompt, sampling.template) for problem in problems])
@@ -82,7 +95,15 @@ def complete(
         [seed_of(sampling.seed, *stream, problem.id, number) for number in numbers]
         for problem, numbers in zip(problems, _numbers(len(problems), sampling, firsts), strict=True)
     ]
-    groups = sample(
+    ended: dict[int, Completion] = {}
+
+    def end(place: int, drawn: Sample) -> None:
+        text = _text(tokenizer, drawn.ids)
+        ended[place] = Completion(tuple(drawn.ids), tuple(drawn.logprobs), text, drawn.finish)
+        if on_completion:
+            on_completion(place, ended[place])
+
+    sample(
         speaker.model,
         prompts,
         seeds,
@@ -91,14 +112,10 @@ def complete(
         top_p=sampling.top_p,
         stop_ids=[tokenizer.eos_id],
         on_progress=on_progress,
+        on_sample=end,
     )
-    return [
-        [
-            Completion(tuple(drawn.ids), tuple(drawn.logprobs), _text(tokenizer, drawn.ids), drawn.finish)
-            for drawn in group
-        ]
-        for group in groups
-    ]
+    size = sampling.num_generations
+    return [[ended[begin + place] for place in range(size)] for begin in range(0, size * len(problems), size)]
 
 
 def _check_room(
@@ -128,38 +145,59 @@ def rollout(
     stream: Sequence[object] = (),
     step: int = 0,
     prefer: Prefer | None = None,
-    isolation: Isolation = "rlimit",
+    verifier: Verifier | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     firsts: Sequence[int] | None = None,
 ) -> list[list[Trajectory]]:
-    """Draw completions, judge each, and return the groups in the order of the problems.
+    """Draw completions, judge each as it ends, and return the groups in the order of the problems.
 
     `firsts` are the numbers of the problems' first samples, for a problem that is asked more than once.
+    `verifier` is left open; without one, a verifier with its own defaults serves this call.
     """
-    completions = complete(speaker, problems, sampling, stream, on_progress, firsts)
+    size, template = sampling.num_generations, sampling.template
+    with nullcontext(verifier) if verifier else Verifier() as judge:
+        pending: dict[int, Future[Verdict]] = {}
+
+        def end(place: int, completion: Completion) -> None:
+            problem = problems[place // size]
+            if ruled(problem):
+                pending[place] = judge.submit(problem, _response(problem, completion, template), template)
+
+        completions = complete(speaker, problems, sampling, stream, on_progress, firsts, end)
+        verdicts = dict(zip(pending, judge.wait(pending.values()), strict=True))
     pairs = [(p, c) for p, group in zip(problems, completions, strict=True) for c in group]
-    verdicts = _verdicts(pairs, sampling.template, isolation)
     numbers = [number for each in _numbers(len(problems), sampling, firsts) for number in each]
     flat = [
-        _trajectory(problem, completion, number, verdict, sampling.template, weights, step)
-        for (problem, completion), number, verdict in zip(pairs, numbers, verdicts, strict=True)
+        _trajectory(problem, completion, number, verdicts.get(place), template, weights, step)
+        for place, ((problem, completion), number) in enumerate(zip(pairs, numbers, strict=True))
     ]
     if prefer is not None:
-        flat = _preferred(flat, prefer, sampling.template, weights)
-    size = sampling.num_generations
+        flat = _preferred(flat, prefer, template, weights)
     return [flat[begin : begin + size] for begin in range(0, len(flat), size)]
+
+
+def _response(problem: Problem, completion: Completion, template: Template) -> str:
+    return response(render(problem.prompt, template), completion.text)
+
+
+def infra_errors(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Those of which nothing is known, since the machinery that judges failed."""
+    return [each for each in trajectories if each.verdict is not None and each.verdict.status == "infra_error"]
+
+
+def check_budget(failed: Sequence[Trajectory], of: int, budget: float, where: str) -> None:
+    """Raise ValueError, naming a cause, where more than this share of `of` verdicts failed."""
+    if len(failed) > budget * of:
+        first = failed[0]
+        assert first.verdict is not None
+        raise ValueError(
+            f"{where}: {len(failed)} of {of} verdicts failed, more than infra_error_budget = {budget}; "
+            f"the first, of {first.id} ({first.problem.verifier}): {first.verdict.reason}"
+        )
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     return tokenizer.decode([token for token in ids if token != tokenizer.eos_id])
-
-
-def _verdicts(
-    pairs: Sequence[tuple[Problem, Completion]], template: Template, isolation: Isolation
-) -> list[Verdict | None]:
-    ruled = [(problem, completion.text) for problem, completion in pairs if problem.verifier in RULED]
-    judged = iter(verify_all(ruled, template, isolation=isolation))
-    return [next(judged) if problem.verifier in RULED else None for problem, _ in pairs]
 
 
 def _trajectory(
@@ -171,7 +209,7 @@ def _trajectory(
     weights: RewardWeights,
     step: int,
 ) -> Trajectory:
-    parts = parse(completion.text, template)
+    parts = parse(_response(problem, completion, template), template)
     ratio = consistency(parts.thinking, problem.language).ratio if parts.thinking is not None else None
     return Trajectory(
         id=f"{step}/{problem.id}/{number}" if step else f"{problem.id}/{number}",
@@ -195,7 +233,8 @@ def _preferred(
     scored = list(flat)
     for index, preference in scores.items():
         each = flat[index]
-        again = reward(parse(each.completion.text, template), None, each.consistency, preference, weights)
+        parts = parse(_response(each.problem, each.completion, template), template)
+        again = reward(parts, None, each.consistency, preference, weights)
         scored[index] = replace(each, reward=again)
     return scored
 
@@ -303,6 +342,7 @@ class GenerateConfig(Settings):
     sampling: Sampling = Sampling()
     problems: int = Field(1000, ge=1, description="how many problems of the set are asked, from its start")
     general: bool = Field(False, description="ask the general prompts instead of the reasoning problems")
+    infra_error_budget: float = INFRA_ERROR_BUDGET
 
 
 @stage(version=1, makes=Table, heavy=True)
@@ -313,7 +353,9 @@ def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) 
         raise ValueError(f"{problems.key} holds no {'general prompts' if config.general else 'reasoning problems'}")
     speaker = load(policy, run.device)
     shards = []
-    for done, shard in in_shards(run, "answers", speaker, asked, config.sampling, "generate", SHARD):
+    for done, shard in in_shards(
+        run, "answers", speaker, asked, config.sampling, "generate", SHARD, config.infra_error_budget
+    ):
         run.progress(done, len(asked))
         shards.append(shard)
     frame = pl.concat(shards)
@@ -332,18 +374,29 @@ SHARD = 128
 
 
 def in_shards(
-    run: Run, name: str, speaker: Speaker, problems: Sequence[Problem], sampling: Sampling, stream: str, size: int
+    run: Run,
+    name: str,
+    speaker: Speaker,
+    problems: Sequence[Problem],
+    sampling: Sampling,
+    stream: str,
+    size: int,
+    budget: float = 0.01,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """Draw and judge `size` problems at a time; yields how many are done and the shard's trajectories as a table.
 
-    A shard is kept under the name, so that another attempt of the stage takes it.
+    A shard is kept under the name, so that another attempt of the stage takes it. Raises ValueError where more
+    than the budget of a shard's verdicts failed.
     """
     weights = RewardWeights(language_weight=1.0)
 
     def answers(begin: int) -> pl.DataFrame:
         part = problems[begin : begin + size]
-        groups = rollout(speaker, part, sampling, weights, stream=(stream,), isolation=run.session.isolation)
-        return as_frame([each for group in groups for each in group])
+        with Verifier(isolation=run.session.isolation) as verifier:
+            groups = rollout(speaker, part, sampling, weights, stream=(stream,), verifier=verifier)
+        flat = [each for group in groups for each in group]
+        check_budget(infra_errors(flat), len(flat), budget, f"{run.name}, problems {begin} to {begin + len(part)}")
+        return as_frame(flat)
 
     for begin in range(0, len(problems), size):
         frame = run.shard(f"{name}-{begin:08d}", partial(answers, begin))

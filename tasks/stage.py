@@ -44,6 +44,7 @@ from data.lineage import (
     write_json,
 )
 from data.lock import locked
+from data.sandbox import Isolation, choose
 from tasks import resume
 from tasks.resume import State
 
@@ -134,13 +135,14 @@ class Step:
 class Session:
     """The context that stages are called in: where artifacts live, on what to compute, who watches.
 
-    `wanted` are the keys of the artifacts to be made; None makes all.
+    `wanted` are the keys of the artifacts to be made; None makes all. `allow_rlimit` lets untrusted programs run
+    under resource limits alone where the host grants nothing stronger.
     """
 
     runs: Path
     mode: Literal["plan", "run", "plain"]
     device: str = "cpu"
-    isolation: Literal["rlimit", "namespace"] = "rlimit"
+    allow_rlimit: bool = True
     displays: Sequence[Display] = ()
     tracker: Tracker | None = None
     site: Site = field(default_factory=Site)
@@ -150,6 +152,11 @@ class Session:
     save_every_s: float = 30.0
     steps: list[Step] = field(default_factory=list)
     states: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def isolation(self) -> Isolation:
+        """How untrusted programs are shut in here."""
+        return choose(self.allow_rlimit)
 
 
 _session: ContextVar[Session] = ContextVar("session")

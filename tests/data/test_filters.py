@@ -90,6 +90,15 @@ def test_mixed_language() -> None:
     }
 
 
+def test_a_clause_in_another_language_is_mixing_where_the_ratio_is_high() -> None:
+    long = "so 3 + 4 = 7, " * 60
+    rows = table({"thinking": long + "我们再检查一遍"}, {"thinking": long + "检查 4, so 检查 4"}, {"thinking": long})
+    rows = with_language(rows)
+    assert [round(ratio, 3) for ratio in rows["consistency"]] == [0.938, 0.968, 1.0]
+    _, dropped = apply(rows, [MixedLanguage()])
+    assert [(row["id"], row["detail"]) for row in dropped.iter_rows(named=True)] == [("00", "4 foreign words in a row")]
+
+
 def test_long_paragraph_counts_words_numbers_and_han_characters() -> None:
     rows = [
         {"thinking": "one two 3.5 four five\n\nsix seven"},

@@ -1,18 +1,25 @@
-"""Consistency counted by hand on mixed sentences, identification, and reflection words."""
+"""Consistency counted by hand on mixed sentences and on translated messages, identification, reflection words."""
 
+import json
+import re
 from importlib import metadata
+from pathlib import Path
 
 import fasttext
 import pytest
 
 from data import language
 from data.language import (
+    MAX_FOREIGN_SPAN,
     Consistency,
     consistency,
     identify,
     language_of,
     reflection_count,
 )
+from data.world.words import pieces
+
+MESSAGES = json.loads((Path(__file__).parent / "translated.json").read_text(encoding="utf-8"))["messages"]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +61,87 @@ def test_what_is_no_word_leaves_no_ratio(text: str) -> None:
 def test_dollars_are_no_formula_and_chinese_in_a_formula_is_prose() -> None:
     assert consistency("it costs $5 and then $6", "en").words == 4
     assert consistency("so $我们$", "en") == Consistency(1 / 2, 2, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        ("用 grub 启动", "zh", Consistency(1.0, 2, 2, 0, 0)),
+        ("Assistant: 先 7 - 3 = 4", "en", Consistency(0.0, 1, 0, 0, 1)),
+        ("然后用 git rebase, grub, dpkg 来处理这些安装之后的问题", "zh", Consistency(1.0, 8, 8, 0, 0)),
+        ("用 divide 再算", "zh", Consistency(2 / 3, 3, 2, 2, 1)),
+        ("读者可以先读 Debian GNU/Linux 的安装手册和 The Linux Guide 的文档", "zh", Consistency(1.0, 8, 8, 0, 0)),
+        ("这个程序的原来的作者是 Miquel van Smoorenburg", "zh", Consistency(1.0, 6, 6, 0, 0)),
+        ("Then 我们去看 Stop", "zh", Consistency(2 / 3, 3, 2, 1, 1)),
+        (
+            "系统对称多处理(symmetric multiprocessing)和“the quick test”现在全部都已经支持",
+            "zh",
+            Consistency(1.0, 10, 10, 0, 0),
+        ),
+        ("the author Zhang San (张三) is known", "en", Consistency(1.0, 6, 6, 0, 0)),
+        ("看 /etc/fstab, foo.conf, --verbose, a@b.org 和 get_it(1)", "zh", Consistency(1.0, 2, 2, 0, 0)),
+        ("用 https://a.org/x?y=the+sum。然后乘", "zh", Consistency(1.0, 3, 3, 0, 0)),
+        ("well-known is one word", "en", Consistency(1.0, 4, 4, 0, 0)),
+    ],
+)
+def test_names_terms_and_quotations_of_another_script_are_neutral(
+    text: str, target: str, expected: Consistency
+) -> None:
+    assert consistency(text, target) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(first we compute the sum and then we divide it by two) 好",
+        "First We Compute The Sum And Divide It 好",
+        "“we add” 好 “we take” 好 “we divide” 好 “so it is seven” 好",
+        "grub dpkg 好",
+        "我们先算 First Compute The Sum 然后再算 Then Divide It",
+    ],
+)
+def test_a_text_cannot_hide_in_what_is_neutral(text: str) -> None:
+    found = consistency(text, "zh")
+    assert found.ratio is not None
+    assert found.ratio <= 0.5
+    assert found.mixed()
+
+
+def test_english_is_compared_with_languages_of_its_script() -> None:
+    english = "We are going to compute the sum of all even numbers and then divide it by two. "
+    french = "nous allons ensuite diviser la somme par deux"
+    found = consistency(english * 3 + french, "en")
+    assert found.words == 17 * 3 + 8
+    assert 6 <= found.words - found.target_words <= 9
+    assert found.mixed()
+    assert consistency(english * 3, "en") == Consistency(1.0, 51, 51, 0, 0)
+
+
+def test_mixed_by_ratio_by_span_and_without_words() -> None:
+    assert not Consistency(0.9, 100, 90, 20, MAX_FOREIGN_SPAN).mixed()
+    assert Consistency(0.899, 1000, 899, 200, 1).mixed()
+    assert Consistency(0.99, 1000, 990, 2, MAX_FOREIGN_SPAN + 1).mixed()
+    assert not Consistency(0.99, 1000, 990, 2, MAX_FOREIGN_SPAN + 1).mixed(max_span=10)
+    assert Consistency(None, 0, 0, 0, 0).mixed()
+
+
+@pytest.mark.parametrize(
+    ("target", "other", "recall"),
+    [("zh", "en", 1.0), ("en", "zh", 1.0), ("de", "en", 0.9), ("en", "fr", 0.9), ("en", "de", 0.8)],
+)
+def test_translated_messages_with_one_left_out_are_told_from_clean_ones(target: str, other: str, recall: float) -> None:
+    clean = [[each[target] for each in MESSAGES[start : start + 6]] for start in range(len(MESSAGES) - 5)]
+    spliced = [[*texts[:3], MESSAGES[start + 3][other], *texts[4:]] for start, texts in enumerate(clean)]
+    assert len(clean) == 13
+    assert not any(consistency("\n".join(texts), target).mixed() for texts in clean)
+    found = sum(consistency("\n".join(texts), target).mixed() for texts in spliced)
+    assert found >= recall * len(spliced)
+
+
+def test_every_english_word_of_the_miniature_world_is_a_common_one() -> None:
+    words = {word for piece in pieces() for word in re.findall(r"[a-z]{2,}", piece.lower())}
+    assert len(words) > 100
+    assert words <= language._english()
 
 
 def test_languages_of_one_script_are_told_apart_by_windows() -> None:

@@ -10,6 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from data.problems import generate, held_out, read_problems
+from data.verifiers import verify
 from data.world.corpus import documents
 from data.world.mixture import Mixture
 
@@ -63,7 +64,7 @@ def test_a_family_that_runs_out_says_so() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"families": {"geometry": 1}}, "families must weigh some of chain, order"),
+        ({"families": {"geometry": 1}}, "families must weigh some of chain, choice"),
         ({"families": {}}, "families must weigh some of"),
         ({"families": {"chain": -1}}, "got {'chain': -1}"),
         ({"split": "test"}, "split must be out of train, heldout, got 'test'"),
@@ -89,9 +90,45 @@ def test_jsonl_is_read_with_its_defaults(tmp_path: Path) -> None:
     problems = read_problems(path)
     assert [problem.id for problem in problems] == [f"problems/{number:06d}" for number in range(4)]
     assert [problem.language for problem in problems] == ["en", "zh", "zh", "en"]
-    assert [problem.solution for problem in problems] == ["2", "2", tests, "1 2"]
+    assert [problem.solution for problem in problems] == ["2", "2", tests, '{"answer": "1 2", "metadata": {}}']
     assert problems[0].verifier == "math"
     assert problems[0].key == problems[0].prompt == "1 + 1?"
+
+
+def test_solutions_may_be_text_or_what_it_stands_for(tmp_path: Path) -> None:
+    tests, goal = [{"input": "1\n", "output": "2\n"}], {"numbers": [1, 2], "target": 3}
+    gold = {"prompt": "x", "solution": "1 2", "metadata": {"n": 2}, "verifier": "reasoning_gym:number_sorting"}
+    rows = [
+        {"prompt": "double it", "solution": tests, "verifier": "code"},
+        {"prompt": "reach 3", "solution": goal, "verifier": "expression"},
+        gold,
+        {**gold, "metadata": json.dumps(gold["metadata"])},
+        {**gold, "solution": None},
+        {"prompt": "which?", "solution": "B", "verifier": "choice", "options": ["red", "green"]},
+        {"prompt": "which?", "solution": "B", "verifier": "choice", "options": {"A": "red", "B": "green"}},
+    ]
+    found = [problem.solution for problem in read_problems(write(tmp_path, *rows))]
+    assert [json.loads(each) for each in found] == [
+        tests, goal, *[{"answer": "1 2", "metadata": {"n": 2}}] * 2, {"answer": None, "metadata": {"n": 2}},
+        *[{"answer": "B", "options": {"A": "red", "B": "green"}}] * 2,
+    ]  # fmt: skip
+    as_text = [row | {"solution": json.dumps(row["solution"])} for row in rows[:2]]
+    assert [problem.solution for problem in read_problems(write(tmp_path, *as_text))] == found[:2]
+
+
+def test_a_family_of_reasoning_gym_is_a_source_by_its_name() -> None:
+    families = {"reasoning_gym:chain_sum": 0.5, "chain": 0.5}
+    problems = list(generate(families, 40, 3, "train"))
+    assert problems == list(generate(dict(reversed(families.items())), 40, 3, "train"))
+    gym = [problem for problem in problems if problem.family != "chain"]
+    assert 10 < len(gym) < 30
+    for problem in gym:
+        assert problem.id.startswith("reasoning_gym:chain_sum/")
+        assert (problem.verifier, problem.language) == ("reasoning_gym:chain_sum", "en")
+        assert not held_out(problem.key)
+        right = json.loads(problem.solution)["answer"]
+        for answer, status in ((right, "correct"), (str(int(right) + 1), "wrong")):
+            assert verify(problem, f"<think>so</think> <answer>{answer}</answer>", "zero").status == status
 
 
 def test_parquet_and_saved_data_sets_are_read_with_renamed_columns(tmp_path: Path) -> None:
@@ -134,9 +171,17 @@ GOOD = {"prompt": "1 + 1?", "solution": "2"}
             {**GOOD, "verifier": "choice"},
             "line 3: 'solution' of a choice must be one capital letter, got '2'",
         ),
+        ({**GOOD, "verifier": "choice", "solution": "B", "options": 5}, "line 3: 'options' must be a list of texts"),
+        ({**GOOD, "verifier": "choice", "solution": "B", "options": {"A": 1, "B": 2}}, "line 3: 'options' must be a"),
+        ({**GOOD, "verifier": "choice", "solution": "C", "options": ["a", "b"]}, "'C' is none of the options A, B"),
+        ({**GOOD, "verifier": "expression"}, "line 3: 'solution' of an expression must be"),
+        ({**GOOD, "verifier": "expression", "solution": {"numbers": [1.5], "target": 3}}, "line 3: 'solution' of an"),
+        ({**GOOD, "verifier": "reasoning_gym:countdown", "metadata": [1]}, "line 3: 'metadata' must be an object"),
         ({**GOOD, "verifier": "code"}, "line 3: 'solution' of a program must be a JSON list"),
+        ({**GOOD, "verifier": "code", "solution": [{"input": "1"}]}, "line 3: 'solution' of a program must be a JSON"),
         ({**GOOD, "verifier": "helpful"}, "line 3: 'solution': a rubric has a 'kind' out of"),
         ("{oops", "line 3: not JSON"),
+        ("[" * 100_000, "line 3: not JSON"),
         ("[1]", "line 3: a JSON object is expected, got list"),
     ],
 )
@@ -157,7 +202,7 @@ def test_empty_missing_and_strange_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="folder: not a data set"):
         read_problems(tmp_path / "folder")
-    with pytest.raises(ValueError, match="columns may rename prompt, solution, verifier, language, got answer"):
+    with pytest.raises(ValueError, match=r"columns may rename prompt, .*, metadata, got answer"):
         read_problems(write(tmp_path, GOOD), {"answer": "solution"})
 
 

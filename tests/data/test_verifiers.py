@@ -4,13 +4,15 @@ import json
 import subprocess
 import sys
 from random import Random
+from typing import Any
 
 import pytest
 
-from data import symbolic
-from data.prompts import Template
+from data import workers
+from data.answers import boxes, number
+from data.prompts import Template, parse, render, response
 from data.records import Problem, Verdict
-from data.verifiers import boxes, number, verify, verify_all
+from data.verifiers import Verifier, verify, verify_all
 from data.world.families import FAMILIES
 from data.world.rewrite import summary
 
@@ -129,7 +131,7 @@ def test_cheats_for_a_number_are_unparseable(answer: str) -> None:
     ],
 )
 def test_cheats_for_an_expression_never_reach_sympy(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symbolic, "compare", None)
+    monkeypatch.setattr(workers, "compare", None)
     assert judged("x+1", answer).status == "unparseable"
 
 
@@ -171,7 +173,10 @@ def test_what_is_no_number(text: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     ["B", "b", "(B)", "B.", "**B**", r"\boxed{B}", r"\boxed{\text{B}}", "option B", "The answer is (B).",
-     "I choose B", "B: 46 + 27", "选B", "选项 B", "答案是 B。", "我选 B", "正确答案: B"],
+     "I choose B", "I would pick option B.", "It's B.", "The correct option is B: 46 + 27", "B: 46 + 27",
+     "Therefore, the correct choice is **B**.", "B is correct.", "Option B is the correct answer", "(B) is right",
+     "选B", "选项 B", "答案是 B。", "答案为B", "我选 B", "故选：B。", "应该选 B", "选B项", "B选项", "B 项正确",
+     "B是正确的", "正确答案: B", "正确选项是 B", "因此，答案是B。", "B选项是正确答案"],
 )  # fmt: skip
 def test_ways_of_saying_one_option(answer: str) -> None:
     assert judged("B", answer, "choice") == Verdict("correct", "B", "option")
@@ -181,7 +186,8 @@ def test_ways_of_saying_one_option(answer: str) -> None:
 @pytest.mark.parametrize(
     "answer",
     ["A B C D", "ABCD", "A or B", "A, B", "B. A", "not B", "the answer is not B", "A is B", "Ｂ", "B\u200b",
-     "BB", "?", r"\boxed{A} \boxed{B}", "不选 B", "A 或 B"],
+     "BB", "?", r"\boxed{A} \boxed{B}", "不选 B", "A 或 B", "B is not correct", "A is wrong, B is correct", "B选项错误",
+     "B 不正确", "不是 B 正确", "A和B是正确的", "neither A nor B", "选项", "is correct"],
 )  # fmt: skip
 def test_several_options_or_none_are_unparseable(answer: str) -> None:
     assert judged("B", answer, "choice").status == "unparseable"
@@ -231,43 +237,129 @@ def test_hostile_answers_spoil_none_behind_them() -> None:
     assert [verdict.status for verdict in verdicts] == ["timeout"] * 4 + ["correct"] * 20 + ["timeout"] * 4
 
 
-def test_every_gold_answer_verifies_and_a_near_miss_does_not() -> None:
-    for name, family in FAMILIES.items():
-        rng = Random(7)
-        for _ in range(5):
-            item = family.draw(rng)
-            gold = Problem("p/1", item.key, name, "en", "question", family.solution(item, "en"), family.verifier)
-            right, wrong = family.answer(item), family.miss(item, rng)
-            for language in ("en", "zh"):
-                summed = summary(family.verifier, language, right)
-                for completion, template in (
-                    (zero(right), "zero"),
-                    (zero(summed), "zero"),
-                    (chat(summed), "chat"),
-                ):
-                    assert verify(gold, completion, template).status == "correct", (completion, gold.solution)
-                missed = chat(summary(family.verifier, language, wrong))
-                assert verify(gold, missed, "chat").status == "wrong", (missed, gold.solution)
+def gold_problem(name: str, item: Any) -> Problem:
+    family = FAMILIES[name]
+    return Problem("p/1", item.key, name, "en", "question", family.solution(item, "en"), family.verifier)
 
 
-def test_a_gold_that_does_not_parse_is_no_fault_of_the_answer() -> None:
-    assert judged(r"\frac{", "x").status == "infra_error"
+@pytest.mark.parametrize(("name", "count"), [(name, 20 if name == "code" else 500) for name in FAMILIES])
+def test_every_gold_answer_verifies_and_a_near_miss_does_not(name: str, count: int) -> None:
+    family, rng = FAMILIES[name], Random(7)
+    right: list[tuple[Problem, str]] = []
+    wrong: list[tuple[Problem, str]] = []
+    for place in range(count):
+        item = family.draw(rng)
+        asked, language = gold_problem(name, item), ("en", "zh")[place % 2]
+        right += [(asked, chat(summary(family.verifier, language, family.answer(item))))]
+        wrong += [(asked, chat(summary(family.verifier, language, family.miss(item, rng))))]
+        assert verify(asked, zero(family.answer(item)), "zero").status == "correct"
+    assert {verdict.status for verdict in verify_all(right, "chat")} == {"correct"}
+    assert {verdict.status for verdict in verify_all(wrong, "chat")} == {"wrong"}
 
 
-def test_a_killed_worker_is_an_infra_error_and_is_replaced() -> None:
-    symbolic.stop_idle()
-    worker = symbolic.Worker()
-    symbolic._idle.put(worker)
-    worker._process.kill()
-    worker._process.wait()
-    assert judged("x+1", "1+x").status == "infra_error"
-    assert judged("x+1", "1+x").status == "correct"
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "code"])
+def test_another_sign_digit_unit_or_order_is_not_correct(name: str) -> None:
+    family, rng = FAMILIES[name], Random(8)
+    for _ in range(100):
+        item = family.draw(rng)
+        gold = family.answer(item)
+        digits = f"{gold[1:]}{gold[0]}" if " " not in gold else " ".join(gold.split()[1:] + gold.split()[:1])
+        misses = {f"-{gold}", f"{gold}7", f"{gold} km", rf"{gold}\%", digits, f"{gold}, {gold}1"}
+        for miss in misses - {gold, "-0"}:
+            for said in (miss, rf"the answer is \boxed{{{miss}}}"):
+                verdict = verify(gold_problem(name, item), chat(said), "chat")
+                assert verdict.status != "correct", (said, gold)
 
 
-@pytest.mark.parametrize("verifier", ["helpful", "harmless", "judge", "reasoning_gym:sudoku", ""])
-def test_what_no_rule_judges_is_refused(verifier: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown verifier '{verifier}'; allowed: math, choice, code, expression"):
+@pytest.mark.parametrize("gold", [r"\frac{", "4\u200b2"])
+def test_a_gold_that_does_not_parse_is_no_fault_of_the_answer(gold: str) -> None:
+    assert judged(gold, "x").status == "infra_error"
+
+
+@pytest.mark.parametrize(
+    ("verifier", "message"),
+    [(name, f"unknown verifier '{name}'; allowed: math, choice, code, expression")
+     for name in ("helpful", "harmless", "reasoning_gym", "math:5", "")]
+    + [("judge", "the verifier 'judge' needs a judge, and none is given")],
+)  # fmt: skip
+def test_what_cannot_be_judged_is_refused(verifier: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         judged("42", "42", verifier)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "whole"),
+    [
+        ("2 + 2?", "<think>a</think> 4", "<think>a</think> 4"),
+        ("2 + 2?", "a</think> 4", "a</think> 4"),
+        ("2 + 2? <think>", "a</think> 4", "<think>a</think> 4"),
+        ("2 + 2?<think>\n", "a</think> 4", "<think>a</think> 4"),
+        ("2 + 2?<think>\n", "<think>a</think> 4", "<think><think>a</think> 4"),
+        ("what is <think> for?", "a</think> 4", "a</think> 4"),
+    ],
+)
+def test_think_stands_before_a_completion_exactly_when_the_prompt_ends_with_it(
+    prompt: str, completion: str, whole: str
+) -> None:
+    assert response(prompt, completion) == whole
+    assert parse(whole, "chat").well_formed == (whole.count("<think>") == 1)
+    for template in ("zero", "chat"):  # neither ends so, whatever the question ends with
+        assert response(render(prompt, template), completion) == completion
+
+
+def test_a_long_hostile_text_is_read_in_linear_time() -> None:
+    many = 200_000
+    assert boxes("\\boxed{" * many + "42" + "}" * 2) == [r"\boxed{42}"]
+    assert boxes(r"\boxed{1}" * many) == ["1"] * many
+    for text in ("\\boxed{" * many, " " * many + "42" + " " * many + "x", "**" * many, r"\text{" * many, "(" * many):
+        assert judged("42", text).status == "unparseable"
+    for tag in ("<think>", "</think> <answer>", "</answer>", "</think>"):
+        assert verify(problem("42"), "<think>" + tag * many + "42</answer>", "zero").answer is None
+        assert verify(problem("42"), "<think>" + tag * many + "42", "chat").answer is None
+
+
+OPTIONS = json.dumps({"answer": "B", "options": {"A": "red", "B": "dark green", "C": "$x+1$"}})
+
+
+@pytest.mark.parametrize("answer", ["B", "dark green", "Dark Green.", "the answer is dark green", "选 dark green",
+                                    "B. dark green", "(B) dark green", r"\boxed{\text{dark green}}"])  # fmt: skip
+def test_an_option_may_be_given_by_its_text(answer: str) -> None:
+    assert judged(OPTIONS, answer, "choice").status == "correct"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [("red", "wrong"), ("x+1", "wrong"), ("C", "wrong"), ("B. red", "unparseable"), ("green", "unparseable"),
+     ("red dark green", "unparseable"), ("not dark green", "unparseable"), ("red or dark green", "unparseable")],
+)  # fmt: skip
+def test_the_text_of_another_option_or_of_several_is_not_correct(answer: str, status: str) -> None:
+    assert judged(OPTIONS, answer, "choice").status == status
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (f"```py\nprint(4)\n```\nor\n```python3\n{SUM}\n```", "correct"),
+        (f"```\n{SUM}\n```", "correct"),
+        (f"```python\n{SUM}\n```\n```text\n3\n```", "correct"),
+        (f"```haskell\n{SUM}\n```", "unparseable"),
+        (f"```python\n{SUM}", "unparseable"),
+    ],
+)
+def test_the_tag_of_a_fence_names_the_language(answer: str, status: str) -> None:
+    assert judged(ADD, answer, "code").status == status
+
+
+def test_a_verifier_counts_its_work_and_what_was_waited_for() -> None:
+    with Verifier() as verifier:
+        easy = verifier.submit(problem("42"), zero("42"), "zero")
+        assert easy.done()
+        hard = verifier.submit(problem("x+1"), zero("1+x"), "zero")
+        again = verifier.submit(problem("x+1"), zero("1+x"), "zero")
+        assert again is hard
+        assert [each.status for each in verifier.wait([easy, hard])] == ["correct", "correct"]
+        assert verifier.work_s > 0
+        assert verifier.wait_s > 0
 
 
 def test_the_exact_path_loads_no_sympy() -> None:
@@ -278,3 +370,9 @@ def test_the_exact_path_loads_no_sympy() -> None:
         "sys.exit('sympy' in sys.modules or 'math_verify' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_a_letter_is_a_letter_even_where_an_option_says_so() -> None:
+    crossed = json.dumps({"answer": "B", "options": {"A": "B", "B": "A", "C": "C. elegans"}})
+    assert judged(crossed, "B", "choice") == Verdict("correct", "B", "option")
+    assert judged(crossed, "C. elegans", "choice") == Verdict("wrong", "C", "text of an option")

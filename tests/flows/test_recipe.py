@@ -62,7 +62,7 @@ def test_a_recipe_that_names_its_bases_alone_is_whole(tmp_path: Path) -> None:
         ("[zero]\nmax_step = 3\n",
          "mine.toml line 6: unknown key 'max_step'; allowed are accuracy_weight, beta, dynamic_sampling, epsilon"),
         ("[zerro]\nmax_steps = 3\n",
-         "mine.toml line 5: unknown key 'zerro'; allowed are alignment, base, cold, description, distill"),
+         "mine.toml line 5: unknown key 'zerro'; allowed are alignment, allow_rlimit, base, cold, description"),
         ("[cold.curate]\n[cold.typo]\n", "mine.toml line 6: unknown key 'typo'; allowed are curate, generate, sft"),
         ("[preference.pairs]\n\nmargins = 1\n", "mine.toml line 7: unknown key 'margins'; allowed are balance_lengths"),
         ('[zero]\nmax_steps = "many"\n',

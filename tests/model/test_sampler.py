@@ -47,6 +47,27 @@ def test_a_sample_does_not_depend_on_its_neighbours_or_their_order(build):
     assert together[0][0] != together[0][1]
 
 
+def test_a_sample_is_handed_over_as_it_ends_while_others_decode(build):
+    events = []
+    for max_batch in (2, 5, 512):
+        events.clear()
+        groups = sample(
+            build(), PROMPTS, SEEDS, **SETTINGS, max_batch=max_batch,
+            on_sample=lambda number, one: events.append((number, one)),
+            on_progress=lambda done, total: events.append((done, total)),
+        )  # fmt: skip
+        total = sum(map(len, SEEDS))
+        handed = [(place, event) for place, event in enumerate(events) if event[1] != total]
+        flat = [one for group in groups for one in group]
+        assert sorted(number for _, (number, _) in handed) == list(range(total))
+        assert all(one == flat[number] for _, (number, one) in handed)
+        first_seen = next(place for place, event in enumerate(events) if event == (total, total))
+        assert any(place < first_seen - total for place, _ in handed)
+        for place, event in enumerate(events):
+            if event[1] == total:
+                assert event[0] == sum(before < place for before, _ in handed)
+
+
 def test_samples_end_at_a_stop_id_or_at_the_limit(build):
     groups = sample(build(), PROMPTS, SEEDS, **SETTINGS)
     finishes = {"stop": 0, "length": 0}

@@ -81,8 +81,8 @@ def test_its_bytes_and_not_its_place_are_its_identity(plain: Session, file: Path
         ('{"question": "2 + 2?", "gold": 4, "verifier": "magic"}', "mine.jsonl line 3: 'verifier' must be out of math"),
         ('{"question": "2 + 2?", "gold": "x", "verifier": "judge"}',
          "nothing rewards the verifier 'judge' in training; allowed are choice, code, expression, harmless"),
-        ('{"question": "2 + 2?", "gold": "x", "verifier": "reasoning_gym:number_sorting"}',
-         "nothing rewards the verifier 'reasoning_gym:number_sorting' in training"),
+        ('{"question": "2 + 2?", "gold": "x", "verifier": "reasoning_gym:chess"}',
+         "'verifier' names no family of reasoning_gym: 'chess'"),
     ],
 )  # fmt: skip
 def test_a_broken_row_is_named_by_its_line(plain: Session, tmp_path: Path, line: str, message: str) -> None:
@@ -115,6 +115,10 @@ def test_generated_problems_of_both_splits_share_no_key(plain: Session) -> None:
     [
         ({"count": 0, "general_count": 0}, "an empty problem set: count and general_count are both 0"),
         ({"families": {"chian": 1.0}}, "unknown families chian; allowed are chain, choice, code"),
+        (
+            {"families": {"reasoning_gym:chess": 1.0}},
+            "unknown families reasoning_gym:chess; allowed are .*gym:<family>",
+        ),
         ({"split": "test"}, "Input should be 'train' or 'heldout'"),
     ],
 )

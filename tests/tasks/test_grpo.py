@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from model.sampler import logprobs
 from tasks import batch
 from tasks.adopt import adopt
 from tasks.collect import ProblemsConfig, collect, digest_of
-from tasks.grpo import Deck, GRPOConfig, Learner, classroom, learner, minibatches, reinforce, train, update
-from tasks.rollout import Prefer, Speaker, rollout
+from tasks.deck import Deck
+from tasks.grpo import GRPOConfig, Learner, classroom, learner, minibatches, reinforce, train, update
+from tasks.rollout import Prefer, Speaker, rollout, speaker_in
 from tasks.stage import Metrics, Session, session
 
 Make = Callable[..., Speaker]
@@ -139,6 +141,56 @@ def test_dynamic_sampling_says_so_when_every_reward_is_equal(small: Make, proble
     settings = config(dynamic_sampling=True)
     with pytest.raises(ValueError, match="step 1: every group's rewards were equal in 32 problems"):
         list(taught(learner(small(), settings, "cpu"), problems(40), [], None))
+
+
+def with_broken_gold(problems: Sequence[Problem], broken: int) -> list[Problem]:
+    """The first of the problems have a gold answer that nothing can be compared with."""
+    return [replace(each, solution=r"\frac{") if n < broken else each for n, each in enumerate(problems)]
+
+
+def judged(**changes: Any) -> GRPOConfig:
+    """Steps of the shipped base, most of whose answers are well formed."""
+    return config(template="zero", num_generations=4, max_completion_length=64, max_steps=2, **changes)
+
+
+def test_a_group_with_an_infra_error_is_not_trained_on_but_counted(problems: Problems) -> None:
+    mixed = with_broken_gold(problems(8), 2)
+    student = learner(speaker_in(SHIPPED, "cpu"), judged(infra_error_budget=1.0), "cpu")
+    [(_, metrics, flat), (_, after, _)] = taught(student, mixed, [], None)
+    assert {each.problem.id for each in flat} == {each.id for each in mixed[2:]}
+    assert all(each.verdict and each.verdict.status != "infra_error" for each in flat)
+    assert len(flat) == 6 * 4
+    assert 2 <= metrics["infra_errors"] <= 8
+    assert metrics["groups_asked"] == 8
+    assert 0 <= metrics["verdict_wait_time"] <= metrics["sampling_time"]
+    assert metrics["verdict_time"] > 0
+    assert after["loss"] != 0
+
+
+def test_dynamic_sampling_refills_a_group_with_an_infra_error(problems: Problems) -> None:
+    mixed = with_broken_gold(problems(16), 4)
+    settings = judged(infra_error_budget=1.0, dynamic_sampling=True, prompts_per_step=2)
+    [(_, metrics, flat), _] = taught(learner(speaker_in(SHIPPED, "cpu"), settings, "cpu"), mixed, [], None)
+    assert len(flat) == 4 * 4
+    assert metrics["groups_asked"] > 4
+    assert not {each.problem.id for each in flat} & {each.id for each in mixed[:4]}
+
+
+@pytest.mark.parametrize(
+    ("broken", "budget", "message"),
+    [
+        (1, 0.01, r"step 1: \d of 32 verdicts failed, more than infra_error_budget = 0\.01; the first, of "
+                  r"1/chain/000000/\d \(math\): sympy: gold_unparseable"),
+        (8, 1.0, r"step 1: every group had an infra_error, the first: .*sympy: gold_unparseable"),
+    ],
+)  # fmt: skip
+def test_past_the_budget_of_infra_errors_training_stops_and_says_why(
+    problems: Problems, broken: int, budget: float, message: str
+) -> None:
+    settings = judged(infra_error_budget=budget)
+    student = learner(speaker_in(SHIPPED, "cpu"), settings, "cpu")
+    with pytest.raises(ValueError, match=message):
+        list(taught(student, with_broken_gold(problems(8), broken), [], None))
 
 
 @pytest.mark.parametrize(

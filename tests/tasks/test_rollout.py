@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,12 @@ import pytest
 import torch
 
 from data.lineage import Judge, Policy, Table
-from data.prompts import render
-from data.records import Problem, Trajectory
-from data.verifiers import VERIFIERS, verify
+from data.prompts import Template, render
+from data.records import Problem, Trajectory, Verdict
+from data.verifiers import VERIFIERS, Verifier, verify
 from model import checkpoint
 from model.transformer import RewardModel
-from tasks.collect import REWARDED, RULED, ProblemsConfig, collect
+from tasks.collect import REWARDED, RULED, ProblemsConfig, collect, digest_of
 from tasks.rewards import RewardWeights
 from tasks.rollout import (
     GenerateConfig,
@@ -38,7 +40,7 @@ SHIPPED = Path(__file__).parents[2] / "data" / "seeds" / "base"
 
 
 def test_the_rules_are_those_of_the_verifiers() -> None:
-    assert set(VERIFIERS) == RULED
+    assert set(VERIFIERS) - {"judge"} == RULED
     assert {"helpful", "harmless"} == REWARDED - RULED
 
 
@@ -80,6 +82,54 @@ def test_completions_are_judged_and_rewarded_by_their_text(problems: Problems) -
     assert set(means) == {"rewards/accuracy/mean", "rewards/format/mean"}
 
 
+def test_answers_are_judged_while_others_are_still_drawn(problems: Problems) -> None:
+    speaker = speaker_in(SHIPPED, "cpu")
+    asked = problems(6, {"chain": 1.0, "code": 1.0})
+    sampling = Sampling(template="zero", num_generations=4, max_completion_length=64)
+    drawn_at_verdict: list[int] = []
+    drawn = 0
+
+    class Noting(Verifier):
+        def submit(self, problem: Problem, response: str, template: Template) -> Future[Verdict]:
+            drawn_at_verdict.append(drawn)
+            return super().submit(problem, response, template)
+
+    def progress(done: int, total: int) -> None:
+        nonlocal drawn
+        drawn = done
+
+    with Noting() as verifier:
+        groups = rollout(speaker, asked, sampling, RewardWeights(), verifier=verifier, on_progress=progress)
+    assert groups == rollout(speaker, asked, sampling, RewardWeights())
+    assert len(drawn_at_verdict) == 24
+    assert drawn_at_verdict == sorted(drawn_at_verdict)
+    assert len(set(drawn_at_verdict)) > 2
+
+
+BROKEN_GOLD = r"\frac{"
+
+
+def test_a_stage_stops_where_too_many_verdicts_fail(plain: Session, tmp_path: Path) -> None:
+    rows = [{"prompt": f"what is {n} + 1?", "solution": BROKEN_GOLD} for n in range(10, 16)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base = write_policy(plain.runs, speaker_in(SHIPPED, "cpu"))
+    asked = collect("problems", ProblemsConfig(path=path, digest=digest_of(path), divide=False))
+    sampling = Sampling(template="zero", num_generations=4, max_completion_length=64)
+    message = (
+        r"^samples, problems 0 to 6: \d+ of 24 verdicts failed, more than infra_error_budget = 0\.01; "
+        r"the first, of mine/00000\d/\d \(math\): sympy: gold_unparseable$"
+    )
+    with pytest.raises(ValueError, match=message):
+        generate("samples", base, asked, GenerateConfig(sampling=sampling))
+    allowing = GenerateConfig(sampling=sampling, infra_error_budget=1.0)
+    made = generate("samples", base, asked, allowing)
+    assert made.fingerprint == generate("samples", base, asked, GenerateConfig(sampling=sampling)).fingerprint
+    frame = trajectories_of(made).filter(verdict="infra_error")
+    assert len(frame) > 1
+    assert set(frame["reason_detail"]) == {"sympy: gold_unparseable"}
+
+
 def test_general_prompts_get_their_preference_and_no_verdict(small: Make, problems: Problems) -> None:
     asked = [*problems(1), *problems(2, {"helpful": 1.0})]
     seen: list[str] = []
@@ -115,6 +165,8 @@ def test_the_table_holds_every_part(small: Make, problems: Problems) -> None:
     assert row["completion"] == each.completion.text
     assert (row["tokens"], row["finish"]) == (4, "length")
     assert (row["verdict"], row["reward"]) == ("unparseable", 0.0)
+    assert each.verdict == Verdict("unparseable", None, "malformed")
+    assert (row["extracted"], row["reason_detail"]) == (None, "malformed")
     assert (row["reward_accuracy"], row["reward_language"], row["advantage"]) == (0.0, None, None)
 
 

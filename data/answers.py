@@ -1,0 +1,159 @@
+"""The one answer that a text gives, read exactly or not at all.
+
+If a text has `\\boxed{}` the box is the answer, and all boxes have to agree; without a box the text is one
+answer, perhaps led in by a few words ("the answer is", "答案是"), and nothing that offers several.
+
+Normalisation, all of it: runs of white space become one space, the signs `−` and `×` `÷` `：` become ASCII,
+LaTeX that only sets type (`\\left`, `\\,`, `\\text{}`, `$`) goes away. Digits outside ASCII and invisible
+characters make an answer unparseable. Numbers are exact fractions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Final
+
+MAX_LENGTH: Final = 200  # characters of an answer that is no program
+MAX_RAW: Final = 4000  # the same before normalisation, white space and typesetting included
+MAX_DIGITS: Final = 30
+MAX_EXPONENT: Final = 100
+MAX_EXPONENT_PRODUCT: Final = 100_000  # of all exponents of one answer: (((2^9)^9)^9)^9
+MAX_NESTING: Final = 12
+
+
+class Unparseable(Exception):
+    """There is no single answer to judge; the reason in a few words."""
+
+
+_INVISIBLE = re.compile(r"[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufe00-\ufe0f]")
+_TYPESETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;: ()\[\]]|\$")
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
+_UNIT = re.compile(r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}0-9]*\}\s*$")
+_EMPHASIS = re.compile(r"\*\*([^*]*)\*\*")
+_SIGNS = str.maketrans({"−": "-", "×": "*", "÷": "/", "：": ":"})
+_CONNECTIVE = (
+    r"(?:\b(?:is|are|equals|gives|get|be|[Oo]ption|[Cc]hoose|[Pp]ick|[Ss]elect)\b:?|['’]s\b|=|:|是|为|得到?|等于|选项?)"
+)
+_LEAD_IN = re.compile(rf"([^0-9\\{{}}+*/^_<>()\[\]]{{0,80}}?){_CONNECTIVE}\s*(?=\S)")
+_HEDGE = re.compile(r"\b(?:not|never|or|maybe|either|except)\b|n't|[不非或]|可能")
+_BOX = "\\boxed{"
+_BRACE = re.compile(r"[{}]")
+
+
+def boxes(text: str) -> list[str]:
+    """Contents of all `\\boxed{...}` with balanced braces, outermost only, in order. Linear in the text."""
+    ends, opened = {}, []
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif opened:
+            ends[opened.pop()] = brace.start()
+    found, start = [], text.find(_BOX)
+    while start >= 0:
+        begin = start + len(_BOX)
+        end = ends.get(begin, begin)
+        if begin in ends:
+            found.append(text[begin:end])
+        start = text.find(_BOX, end)
+    return found
+
+
+def normal(text: str) -> str:
+    """A short text without what only sets type. Raises Unparseable for characters that hide what it says."""
+    if not text.isascii():
+        if _INVISIBLE.search(text):
+            raise Unparseable("invisible characters")
+        if any(char.isdigit() and not char.isascii() for char in text):
+            raise Unparseable("digits outside ASCII")
+        text = text.translate(_SIGNS)
+    if "\\" in text or "$" in text:
+        text = _TEXT.sub(r"\1", _UNIT.sub("", text)).replace("\\!", "")
+        text = _TYPESETTING.sub(" ", text)
+    text = " ".join(text.split()).rstrip(" .。！")
+    emphasis = _EMPHASIS.fullmatch(text) if "**" in text else None
+    return emphasis[1].strip() if emphasis else text
+
+
+def one_answer(text: str) -> str:
+    """The content of the box, or else the whole text. Raises Unparseable where that is not one short answer."""
+    if _BOX in text:
+        contents = list(dict.fromkeys(map(normal, boxes(text))))
+        if not contents:
+            raise Unparseable("box without end")
+        if len(contents) > 1 or _BOX in contents[0]:
+            raise Unparseable("several boxes")
+        answer = contents[0]
+    elif len(text) > MAX_RAW:
+        raise Unparseable("too long")
+    else:
+        answer = normal(text)
+    if not answer:
+        raise Unparseable("empty")
+    if len(answer) > MAX_LENGTH:
+        raise Unparseable("too long")
+    return answer
+
+
+def without_lead_in(answer: str, until: re.Pattern[str] | None = None) -> str:
+    """What is left of "the answer is 42", at the latest what matches `until`.
+
+    Nothing before the answer may itself look like one; Unparseable where something hedges it.
+    """
+    while not (until and until.fullmatch(answer)) and (match := _LEAD_IN.match(answer)):
+        if _HEDGE.search(match[1]):
+            raise Unparseable("hedged")
+        answer = answer[match.end() :]
+    return answer
+
+
+_NUMBER = re.compile(
+    r"(?P<sign>[+-]?) ?(?:"
+    r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.(?P<part>[0-9]+))?"
+    r"(?: ?(?:e|(?:\\times|\\cdot|\*) ?10 ?\^) ?\{?(?P<exponent>[+-]?[0-9]{1,3})\}?)?"
+    r"|(?P<over>[0-9]+) ?/ ?(?P<under>[0-9]+)"
+    r"|\\[dt]?frac ?\{ ?(?P<over2>-?[0-9]+) ?\} ?\{ ?(?P<under2>[0-9]+) ?\}"
+    r"|\\[dt]?frac ?(?P<over3>[0-9]) ?(?P<under3>[0-9])"
+    r")"
+)
+_LONG_NUMBER = re.compile(rf"[0-9][0-9,. ]{{{MAX_DIGITS},}}")
+_EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*[-+(]*\s*([0-9]+)")
+_TOWER = re.compile(r"(?:\^|\*\*)\s*(?:\{[^}]*|\([^)]*|\w+\s*)(?:\^|\*\*)")
+
+
+@lru_cache(maxsize=4096)
+def number(text: str) -> Fraction | None:
+    """An integer, decimal, fraction, or number in scientific notation, exactly; None for anything else."""
+    match = _NUMBER.fullmatch(text) if len(text) <= MAX_LENGTH else None
+    if match is None:
+        return None
+    sign, whole, part, exponent, *fractions = match.groups()
+    over, under = next(((a, b) for a, b in zip(fractions[::2], fractions[1::2], strict=True) if b), ("", ""))
+    if max(len(whole or "") + len(part or ""), len(over), len(under)) > MAX_DIGITS:
+        return None
+    if under:
+        value = Fraction(int(over), int(under)) if int(under) else None
+    elif whole or part:
+        power = int(exponent or 0) - len(part or "")
+        value = int((whole or "").replace(",", "") + (part or "")) * Fraction(10) ** power
+        value = value if abs(int(exponent or 0)) <= MAX_EXPONENT else None
+    else:
+        value = None
+    return -value if value is not None and sign == "-" else value
+
+
+def check_caps(answer: str) -> None:
+    """Refuse what would make sympy build something huge."""
+    depth = deepest = 0
+    for char in answer:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        raise Unparseable("nested too deeply")
+    if _LONG_NUMBER.search(answer) or _TOWER.search(answer) or "!" in answer:
+        raise Unparseable("too large")
+    exponents = [int(digits) for digits in _EXPONENT.findall(answer)]
+    if max(exponents, default=0) > MAX_EXPONENT or math.prod(exponents) > MAX_EXPONENT_PRODUCT:
+        raise Unparseable("exponents too large")
