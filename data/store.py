@@ -6,8 +6,9 @@ A table is written beside its place and renamed, so whoever reads it finds it wh
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 import polars as pl
@@ -51,6 +52,16 @@ def has_row(path: Path, row: str) -> bool:
     query = f"SELECT 1 FROM read_parquet($path) WHERE {asked} LIMIT 1"
     with duckdb.connect(":memory:") as connection:
         return bool(known) and connection.execute(query, {"path": str(path), "row": row}).fetchone() is not None
+
+
+def rows_of(path: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a table that have one of these ids; of the others only the ids are read."""
+    with duckdb.connect(":memory:") as connection:
+        found = connection.execute(
+            "SELECT * FROM read_parquet($path) WHERE list_contains($ids, id)", {"path": str(path), "ids": list(ids)}
+        )
+        names = [column[0] for column in found.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def connect(runs: Path) -> duckdb.DuckDBPyConnection:

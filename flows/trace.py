@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from data.lineage import METRICS, RECORD, Artifact, Json, Policy, ancestors, read_json
-from data.store import has_row, read_table
+from data.store import has_row, read_table, rows_of
 
 TABLES = ("trajectories", "kept", "dropped", "rows", "problems", "general", "pairs", "points")
 
@@ -167,7 +167,7 @@ def _row(artifact: Artifact, row: str) -> Iterator[str]:
             path = artifact.runs / record["key"] / f"{table}.parquet"
             if not path.is_file():
                 continue
-            for match in read_table(path).filter(pl.col("id").is_in([row, _problem_of(row)])).iter_rows(named=True):
+            for match in rows_of(path, [row, _problem_of(row)]):
                 found = True
                 yield f"{'  ' * depth}{record['key']}/{table}.parquet"
                 yield from (
