@@ -55,7 +55,7 @@ class Up:
         return str(self.call(f"/flow_runs/{run}")["state_name"])
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 180) -> Any:
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         if found := what():

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,22 @@ def settings(servers: Installed) -> dict[str, str]:
     return servers.environment | told
 
 
-def work(runs: Path, device: str, settings: dict[str, str]) -> Worker:
-    """A machine joins, with a device for heavy stages or `none`."""
+@pytest.fixture
+def work(settings: dict[str, str]) -> Iterator[Callable[[Path, str], Worker]]:
+    """Lets a machine join, with a device for heavy stages or `none`; those that are left at the end die."""
+    joined: list[Worker] = []
+
+    def join(runs: Path, device: str) -> Worker:
+        joined.append(_join(runs, device, settings))
+        return joined[-1]
+
+    yield join
+    for each in joined:
+        if each.process.poll() is None:
+            each.die()
+
+
+def _join(runs: Path, device: str, settings: dict[str, str]) -> Worker:
     command = [sys.executable, "-m", "flows", "up", "tiny", "--runs", str(runs), "--device", device]
     process = subprocess.Popen(command, cwd=ROOT, env=settings, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -91,9 +105,13 @@ def test_wrong_addresses_are_one_line(servers: Installed, settings: dict[str, st
 
 
 def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
-    servers: Installed, settings: dict[str, str], page: Any, tmp_path: Path
+    servers: Installed,
+    settings: dict[str, str],
+    work: Callable[[Path, str], Worker],
+    page: Any,
+    tmp_path: Path,
 ) -> None:
-    orders = work(tmp_path / "orders", "none", settings)
+    orders = work(tmp_path / "orders", "none")
     login = SECRETS["R1_AUTH"]
     up = Up(orders.process, orders.runs, servers.prefect, servers.mlflow, login)
     wait_for(lambda: up.call("/deployments/count", {}) == 9)
@@ -111,12 +129,12 @@ def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
     wait_for(lambda: up.state(run["id"]) == "Failed")  # nobody has a device yet
     assert "no worker makes stages of tiny on cuda or cpu" in up.call(f"/flow_runs/{run['id']}")["state"]["message"]
 
-    computes = work(tmp_path / "computes", "cpu", settings)
+    computes = work(tmp_path / "computes", "cpu")
     wait_for(lambda: up.call("/deployments/count", {}) == 10)
     computes.end()  # known now, and away, so that the other takes the flow
     retry(page, up, run["id"])
     [child] = wait_for(lambda: up.runs_of("stage"))
-    computes = work(tmp_path / "computes", "cpu", settings)
+    computes = work(tmp_path / "computes", "cpu")
     wait_for(lambda: heard_of(up, child["id"]))
     [metrics] = wait_for(lambda: list(computes.runs.glob("reinforce-*/metrics.jsonl")))
     wait_for(lambda: len(metrics.read_text().splitlines()) >= 8)
@@ -128,8 +146,8 @@ def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
 
     retry(page, up, run["id"])
     wait_for(lambda: len(up.runs_of("stage")) == 2)
-    computes = work(tmp_path / "computes", "cpu", settings)
-    wait_for(lambda: up.state(run["id"]) == "Completed")
+    computes = work(tmp_path / "computes", "cpu")
+    wait_for(lambda: up.state(run["id"]) == "Completed", 300)
     folder = metrics.parent
     record = read_json(folder / "record.json")
     client = MlflowClient(servers.mlflow)
