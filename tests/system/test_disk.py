@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from data.lineage import read_json
 from tests.chaos import differences
 
 ROOT = Path(__file__).parents[2]
-NAMESPACE = ["unshare", "--map-root-user", "--mount"]
+NAMESPACE = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else [])]
 CAN_MOUNT = bool(shutil.which("unshare")) and not subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode
 pytestmark = [
     pytest.mark.system,
