@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from model.config import ModelConfig
 
@@ -215,6 +215,11 @@ class MoE(nn.Module):
             valid = valid * mask_BT.reshape(-1, 1).long()
         self.load.scatter_add_(0, chosen_NA.flatten(), valid.flatten())
 
+    def gather_load(self) -> None:
+        """Make the load that of the whole batch, where several ranks have each counted their part."""
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(self.load)
+
     def max_violation(self) -> Tensor:
         """MaxVio of the accumulated load: (max - mean) / mean, 0 if balanced or without load (2408.15664)."""
         load = self.load.double()
@@ -222,7 +227,10 @@ class MoE(nn.Module):
 
     @torch.no_grad()
     def update_bias(self, gamma: float) -> None:
-        """b_i += gamma sign(mean load - load_i), then forget the load (2408.15664, algorithm 1)."""
+        """b_i += gamma sign(mean load - load_i), then forget the load (2408.15664, algorithm 1).
+
+        Where there are several ranks, `gather_load` goes before, so that all move their bias alike.
+        """
         load = self.load.double()
         self.gate.e_score_correction_bias += gamma * torch.sign(load.mean() - load).float()
         self.load.zero_()

@@ -336,6 +336,7 @@ def logprobs(
     *,
     temperature: float = 1.0,
     mask_BT: Tensor | None = None,
+    valid_BT: Tensor | None = None,
     chunk: int = 1024,
     return_entropy: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -343,6 +344,7 @@ def logprobs(
 
     Entry t belongs to token t + 1. Where `mask_BT` (B, T - 1) is given, the head is spared its other entries,
     which are 0; without it, those of padding mean nothing. Logits exist for `chunk` tokens at a time.
+    Tokens outside `valid_BT` (B, T) do not count as load of an expert where that is counted.
     `return_entropy` adds the entropy (B, T - 1) of the distributions in nats, without gradient.
     Raises ValueError unless the temperature is positive.
     """
@@ -350,7 +352,7 @@ def logprobs(
         raise ValueError(f"temperature must be positive, got {temperature}")
     targets = tokens_BT[:, 1:]
     wanted = torch.ones_like(targets, dtype=torch.bool) if mask_BT is None else mask_BT.bool()
-    hidden = model.hidden(tokens_BT)[:, :-1][wanted]
+    hidden = model.hidden(tokens_BT, valid_BT)[:, :-1][wanted]
     values, entropy = token_logprobs(
         hidden,
         model.lm_head.weight,

@@ -102,6 +102,11 @@ class Backbone(nn.Module):
             x = block(x, rotation, mask_BT, routing)
         return self.norm(x)
 
+    def numbered_moe_layers(self) -> list[tuple[int, MoE]]:
+        """Layers with routed experts by the number that official tensor names give them."""
+        blocks = [*self.blocks, *([self.mtp] if self.mtp is not None else [])]
+        return [(number, block.mlp) for number, block in enumerate(blocks) if isinstance(block.mlp, MoE)]
+
     def moe_layers(self) -> list[MoE]:
         return [module for module in self.modules() if isinstance(module, MoE)]
 
@@ -160,10 +165,19 @@ class Transformer(nn.Module):
         """Logits (B, T, V)."""
         return self.logits(self.hidden(tokens_BT))
 
-    def update_bias(self, gamma: float) -> None:
-        """Balance every MoE layer by the load since the last call (section 2.1.2)."""
-        for layer in self.model.moe_layers():
+    def update_bias(self, gamma: float) -> dict[int, float]:
+        """Balance every MoE layer by the load since the last call, over all ranks (section 2.1.2).
+
+        Returns each layer's MaxVio of that load, by the layer's number; the multi-token layer's is
+        `num_hidden_layers`. A layer without load is left out.
+        """
+        violations = {}
+        for number, layer in self.model.numbered_moe_layers():
+            layer.gather_load()
+            if layer.load.any():
+                violations[number] = float(layer.max_violation())
             layer.update_bias(gamma)
+        return violations
 
     def max_violation(self) -> float:
         """Mean MaxVio of the MoE layers over the load since the last `update_bias`; 0 for a dense model."""
