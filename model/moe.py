@@ -6,6 +6,7 @@ Shapes: N tokens, D hidden, E routed experts, S shared experts, I expert width, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,9 +108,12 @@ class Experts(nn.Module):
         order = flat.argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         counts = flat.new_zeros(self.down_proj.shape[0]).scatter_add_(0, flat, torch.ones_like(flat))
-        sorted_ND = x_ND.index_select(0, order.div(active, rounding_mode="floor"))
-        segments = self._grouped_mm if self._has_grouped_mm(sorted_ND) else self._loop
-        y_NAD = segments(sorted_ND, counts).index_select(0, place).unflatten(0, (tokens, active))
+        if self._has_grouped_mm(x_ND):
+            sorted_ND = _Moved.apply(x_ND, order, place, active)
+            y_NAD = _Moved.apply(self._grouped_mm(sorted_ND, counts), place, order, 1).unflatten(0, (tokens, active))
+        else:
+            sorted_ND = x_ND.index_select(0, order.div(active, rounding_mode="floor"))
+            y_NAD = self._loop(sorted_ND, counts).index_select(0, place).unflatten(0, (tokens, active))
         return (y_NAD * weights_NA[..., None].to(y_NAD.dtype)).sum(1)
 
     def _loop(self, sorted_ND: Tensor, counts_E: Tensor) -> Tensor:
@@ -137,6 +141,25 @@ class Experts(nn.Module):
         return half and self.down_proj.shape[1] % 8 == 0 and self.down_proj.shape[2] % 8 == 0
 
 
+class _Moved(torch.autograd.Function):
+    """Row i of the result is row index[i] // times of x; the gradient is gathered too, by the inverse.
+
+    An `index_select` would have its gradient added up by atomic writes, at several times the cost on a GPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, index: Tensor, inverse: Tensor, times: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.times = times
+        return x_ND.index_select(0, index.div(times, rounding_mode="floor") if times > 1 else index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        back = grad.index_select(0, inverse)
+        return back.unflatten(0, (-1, ctx.times)).sum(1) if ctx.times > 1 else back, None, None, None
+
+
 class WideFeedForward:
     """Fused weights of a feed-forward and the norm before it, for decoding: gate and experts in one product.
 
@@ -148,7 +171,7 @@ class WideFeedForward:
         self.gate = mlp.gate if isinstance(mlp, MoE) else None
         router = [] if self.gate is None else [self.gate.weight]
         self.routed = sum(len(weight) for weight in router)
-        gates, ups, downs = zip(*_expert_weights(mlp), strict=True)
+        gates, ups, downs = zip(*expert_weights(mlp), strict=True)
         self.first = torch.cat([*router, *gates, *ups]) * norm.weight
         self.down = torch.cat([down.t() for down in downs])
 
@@ -172,13 +195,13 @@ def _all_weights(scores_BE: Tensor, gate: Gate) -> Tensor:
     return full.scatter_(1, chosen, weights)
 
 
-def _expert_weights(mlp: MLP | MoE) -> list[tuple[Tensor, Tensor, Tensor]]:
+def expert_weights(mlp: MLP | MoE) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Gate (I, D), up (I, D), down (D, I) of each expert, shared ones last; a dense MLP is one expert."""
     if isinstance(mlp, MLP):
         return [(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)]
     pairs = zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)
     routed = [(*gate_up.chunk(2), down) for gate_up, down in pairs]
-    return routed + (_expert_weights(mlp.shared_experts) if mlp.shared_experts else [])
+    return routed + (expert_weights(mlp.shared_experts) if mlp.shared_experts else [])
 
 
 class MoE(nn.Module):

@@ -56,6 +56,10 @@ class MTPLayer(Block):
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.shared_head = nn.ModuleDict({"norm": nn.RMSNorm(config.hidden_size, config.rms_norm_eps)})
 
+    def merge(self, hidden: Tensor, embedded: Tensor) -> Tensor:
+        """h' of hidden states h_i and embeddings of t_{i+1}, both (..., D)."""
+        return self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], -1)).type_as(hidden)
+
     def predict(
         self,
         hidden: Tensor,
@@ -65,8 +69,7 @@ class MTPLayer(Block):
         routing: list[Tensor] | None = None,
     ) -> Tensor:
         """Hidden states h_i and embeddings of t_{i+1}, both (B, T, D) -> states that predict t_{i+2}."""
-        x = self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], -1)).type_as(hidden)
-        return self.shared_head["norm"](self(x, rotation, mask, routing))
+        return self.shared_head["norm"](self(self.merge(hidden, embedded), rotation, mask, routing))
 
 
 class Backbone(nn.Module):
@@ -164,6 +167,11 @@ class Transformer(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """Logits (B, T, V)."""
         return self.logits(self.hidden(tokens_BT))
+
+    def compile_blocks(self) -> None:
+        """Let each block be compiled at its first forward, for training on a GPU; shapes should stay the same."""
+        for block in [*self.model.blocks, *([self.model.mtp] if self.model.mtp is not None else [])]:
+            block.compile(dynamic=False)
 
     def update_bias(self, gamma: float) -> dict[int, float]:
         """Balance every MoE layer by the load since the last call, over all ranks (section 2.1.2).
