@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ModelConfig
 
@@ -93,6 +94,11 @@ def causal_attention(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTV: Tensor, scale: floa
     if q_BHTX.device.type == "cpu" and q_BHTX.shape[2] <= SHORT:
         q, k, v = (x.flatten(0, 1) for x in (q_BHTX, k_BHTX, v_BHTV))
         return _ShortAttention.apply(q, k, v, scale).unflatten(0, q_BHTX.shape[:2])
+    if q_BHTX.is_cuda and q_BHTX.dtype != torch.float32:
+        with sdpa_kernel(
+            [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True
+        ):
+            return F.scaled_dot_product_attention(q_BHTX, k_BHTX, v_BHTV, is_causal=True, scale=scale)
     # The fused kernels want one head size: zeros widen the values and are cut off again.
     wider = max(0, q_BHTX.shape[-1] - v_BHTV.shape[-1])
     out = F.scaled_dot_product_attention(q_BHTX, k_BHTX, F.pad(v_BHTV, (0, wider)), is_causal=True, scale=scale)

@@ -20,7 +20,7 @@ from model import kernels
 from model.attention import LATENT_EPS, LatentCache
 from model.config import ModelConfig
 from model.decode import Decoder, Layer
-from model.moe import MLP, MoE, expert_weights
+from model.moe import MLP, MoE, can_route, expert_weights
 from model.transformer import Block, Transformer
 
 WIDE = 16  # hidden sizes up to which all experts together are one product, read whole as a full batch reads them
@@ -98,6 +98,7 @@ class CudaDecoder(Decoder):
         super().__init__(model, temperature, drafts)
         self.graphs: dict[tuple[Any, ...], tuple[list[Tensor], Captured]] = {}
         self.pool = torch.cuda.graph_pool_handle()
+        self.captures = all(_can_be_captured(block) for block in model.model.blocks)
 
     def _layer(self, block: Block) -> Layer:
         attention, feed_forward = KernelAttention(block), _feed_forward(block)
@@ -129,15 +130,19 @@ class CudaDecoder(Decoder):
         logits, hidden = self._captured("verify", work, cache, tokens_BW)
         return logits[: len(tokens_BW)], hidden[: len(tokens_BW)]
 
-    def draft(self, hidden_BWD: Tensor, following_BW: Tensor, cache: LatentCache, longest: int) -> Tensor:
-        def work(hidden: Tensor, following: Tensor, view: SlotCache) -> Tensor:
-            return super(CudaDecoder, self).draft(hidden, following, view, longest)
+    def draft(
+        self, hidden_BWD: Tensor, following_BW: Tensor, picked_B: Tensor, cache: LatentCache, longest: int
+    ) -> Tensor:
+        def work(hidden: Tensor, following: Tensor, picked: Tensor, view: SlotCache) -> Tensor:
+            return super(CudaDecoder, self).draft(hidden, following, picked, view, longest)
 
-        return self._captured("draft", work, cache, hidden_BWD, following_BW)[: len(following_BW)]
+        return self._captured("draft", work, cache, hidden_BWD, following_BW, picked_B)[: len(following_BW)]
 
     def _captured(self, name: str, work: Callable[..., Any], cache: LatentCache, *given: Tensor) -> Any:
         """Do the work on the cache's first rows, a bucket of them, captured at the first time."""
         assert isinstance(cache, SlotCache)
+        if not self.captures:
+            return work(*given, cache)
         rows = min(bucket(len(given[0])), len(cache.slots))
         key = (name, rows, cache.data.data_ptr(), *(each.shape[1:] for each in given))
         if key not in self.graphs:
@@ -189,7 +194,7 @@ class KernelAttention:
         context_QHC = kernels.attend(content_QHC, rotary_QHR, rotation, data, cache.slots, width, self.scale, splits)
         value_QHV = x_QD.new_empty(len(x_QD), self.heads, self.value_HCV.shape[-1])
         torch.bmm(context_QHC.transpose(0, 1), self.value_HCV, out=value_QHV.transpose(0, 1))
-        return torch.addmm(x_QD, value_QHV.flatten(1), self.out)
+        return x_QD.addmm_(value_QHV.flatten(1), self.out)
 
 
 def _splits(queries: int, heads: int, cache_BTK: Tensor) -> int:
@@ -224,15 +229,22 @@ class KernelFeedForward:
             gate = self.gate
             weights = kernels.route(normed, gate.weight, gate.e_score_correction_bias, gate.config)
         h = kernels.swiglu(F.linear(normed, self.first), self.experts, weights)
-        return torch.addmm(x_QD, h, self.down)
+        return x_QD.addmm_(h, self.down)
 
 
 def _feed_forward(block: Block) -> Callable[[Tensor], Tensor]:
     """By kernels where all experts are narrow enough to be read whole at every step, else the block's own."""
+    return KernelFeedForward(block) if _is_narrow(block) else lambda x: x + block.feed_forward(x)
+
+
+def _is_narrow(block: Block) -> bool:
     if isinstance(block.mlp, MLP):
-        return KernelFeedForward(block)
+        return True
     config = block.mlp.gate.config
     width = (config.n_routed_experts + config.n_shared_experts) * config.moe_intermediate_size
-    if width <= WIDE * config.hidden_size and kernels.can_route(config):
-        return KernelFeedForward(block)
-    return lambda x: x + block.feed_forward(x)
+    return width <= WIDE * config.hidden_size and can_route(config)
+
+
+def _can_be_captured(block: Block) -> bool:
+    """A grouped product in another type than bfloat16 asks the CPU for the size of each group."""
+    return _is_narrow(block) or block.self_attn.o_proj.weight.dtype == torch.bfloat16

@@ -89,8 +89,10 @@ class Decoder:
         hidden = self.model.model.norm(x).unflatten(0, tokens_BW.shape)
         return F.linear(hidden, self.head), hidden
 
-    def draft(self, hidden_BWD: Tensor, following_BW: Tensor, cache: LatentCache, longest: int) -> Tensor:
-        """The multi-token layer's logits (B, W, V) for the token after each `following` one.
+    def draft(
+        self, hidden_BWD: Tensor, following_BW: Tensor, picked_B: Tensor, cache: LatentCache, longest: int
+    ) -> Tensor:
+        """The multi-token layer's logits (B, V) for the token after the picked one of each row's `following`.
 
         The hidden states are of the next W positions of the cache, which does not advance.
         """
@@ -98,7 +100,8 @@ class Decoder:
         embedded = F.embedding(following_BW, self.model.model.embed_tokens.weight)
         x = self._mtp.merge(hidden_BWD, embedded).flatten(0, 1)
         x = self._through([self.drafting], len(self.layers), x, cache, longest, following_BW.shape[1])
-        return F.linear(self._mtp.shared_head["norm"](x), self.head).unflatten(0, following_BW.shape)
+        rows = torch.arange(len(picked_B), device=picked_B.device)
+        return F.linear(self._mtp.shared_head["norm"](x.unflatten(0, following_BW.shape)[rows, picked_B]), self.head)
 
     @property
     def _mtp(self) -> MTPLayer:

@@ -46,6 +46,25 @@ def rms_norm(x_QD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 @triton.jit
+def _of_best_groups(biased, EXPERTS: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr):
+    """-inf for the experts outside the groups whose two best sum up highest."""
+    if KEPT < GROUPS:
+        grouped = tl.reshape(biased, [GROUPS, EXPERTS // GROUPS])
+        member = tl.arange(0, EXPERTS // GROUPS)[None, :]
+        best = tl.max(grouped, 1)
+        rest = tl.where(member == tl.argmax(grouped, 1)[:, None], float("-inf"), grouped)
+        strength = best + tl.max(rest, 1)
+        group = tl.arange(0, GROUPS)
+        dropped = tl.full([GROUPS], 1, tl.int1)
+        for _ in tl.static_range(KEPT):
+            chosen = group == tl.argmax(strength, 0)
+            dropped = dropped & (chosen == 0)
+            strength = tl.where(chosen, float("-inf"), strength)
+        biased = tl.reshape(tl.where(dropped[:, None], float("-inf"), grouped), [EXPERTS])
+    return biased
+
+
+@triton.jit
 def _route_kernel(
     x_ptr, gate_ptr, bias_ptr, out_ptr, size, scaling,
     EXPERTS: tl.constexpr, SHARED: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr,
@@ -61,19 +80,7 @@ def _route_kernel(
         logits += tl.sum(gate.to(tl.float32) * x[None, :], 1)
     scores = 1.0 / (1.0 + tl.exp(-logits))
     biased = scores + tl.load(bias_ptr + expert)
-    if KEPT < GROUPS:
-        grouped = tl.reshape(biased, [GROUPS, EXPERTS // GROUPS])
-        member = tl.arange(0, EXPERTS // GROUPS)[None, :]
-        best = tl.max(grouped, 1)
-        rest = tl.where(member == tl.argmax(grouped, 1)[:, None], float("-inf"), grouped)
-        strength = best + tl.max(rest, 1)
-        group = tl.arange(0, GROUPS)
-        dropped = tl.full([GROUPS], 1, tl.int1)
-        for _ in tl.static_range(KEPT):
-            chosen = group == tl.argmax(strength, 0)
-            dropped = dropped & (chosen == 0)
-            strength = tl.where(chosen, float("-inf"), strength)
-        biased = tl.reshape(tl.where(dropped[:, None], float("-inf"), grouped), [EXPERTS])
+    biased = _of_best_groups(biased, EXPERTS, GROUPS, KEPT)
     weights = tl.zeros([EXPERTS], tl.float32)
     for _ in tl.static_range(ACTIVE):
         chosen = expert == tl.argmax(biased, 0)
@@ -87,12 +94,6 @@ def _route_kernel(
         tl.store(place + EXPERTS + number, 1.0)
 
 
-def can_route(config: ModelConfig) -> bool:
-    """The kernel holds experts and groups in registers, whose number is a power of two."""
-    counts = config.n_routed_experts, config.n_group
-    return all(count & (count - 1) == 0 for count in counts)
-
-
 def route(x_QD: Tensor, gate_ED: Tensor, bias_E: Tensor, config: ModelConfig) -> Tensor:
     """(Q, E + S): the gate's weights where an expert is chosen, 0 elsewhere, 1 for shared experts (eq. 13-16)."""
     rows, size = x_QD.shape
@@ -101,6 +102,30 @@ def route(x_QD: Tensor, gate_ED: Tensor, bias_E: Tensor, config: ModelConfig) ->
         x_QD, gate_ED, bias_E, out, size, config.routed_scaling_factor,
         EXPERTS=len(gate_ED), SHARED=config.n_shared_experts, GROUPS=config.n_group, KEPT=config.topk_group,
         ACTIVE=config.num_experts_per_tok, NORMALISE=config.norm_topk_prob, BLOCK=128,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _choose_kernel(
+    biased_ptr, out_ptr, EXPERTS: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr, ACTIVE: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, EXPERTS)
+    biased = _of_best_groups(tl.load(biased_ptr + row * EXPERTS + expert), EXPERTS, GROUPS, KEPT)
+    for number in tl.static_range(ACTIVE):
+        best = tl.argmax(biased, 0)
+        tl.store(out_ptr + row * ACTIVE + number, best.to(tl.int64))
+        biased = tl.where(expert == best, float("-inf"), biased)
+
+
+def choose(biased_NE: Tensor, config: ModelConfig) -> Tensor:
+    """The A best experts (N, A) of the best groups, best first."""
+    active = config.num_experts_per_tok
+    out = torch.empty(biased_NE.shape[0], active, dtype=torch.long, device=biased_NE.device)
+    _choose_kernel[(biased_NE.shape[0],)](
+        biased_NE, out, EXPERTS=biased_NE.shape[1], GROUPS=config.n_group, KEPT=config.topk_group, ACTIVE=active,
+        num_warps=1,
     )  # fmt: skip
     return out
 
@@ -315,7 +340,15 @@ def draw(logits_QV: Tensor, chance_Q: Tensor, greedy: bool) -> tuple[Tensor, Ten
     ids = torch.empty(rows, dtype=torch.long, device=logits_QV.device)
     logprobs = torch.empty(rows, device=logits_QV.device)
     _draw_kernel[(rows,)](
-        logits_QV, chance_Q, ids, logprobs, logits_QV.stride(0), size, GREEDY=greedy, CHUNK=CHUNK, num_warps=8
+        logits_QV,
+        chance_Q,
+        ids,
+        logprobs,
+        logits_QV.stride(0),
+        size,
+        GREEDY=greedy,
+        CHUNK=min(4 * CHUNK, triton.next_power_of_2(size)),
+        num_warps=16,
     )
     return ids, logprobs
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from model.config import ModelConfig
+from model.draw import HAS_TRITON
 
 WIDE_TOKENS = 128  # up to so many tokens, all experts in one product beat a product for each
 
@@ -66,17 +67,31 @@ def choose_experts(scores_NE: Tensor, bias_E: Tensor, config: ModelConfig) -> tu
     A group's score is the sum of its two best biased scores; experts of groups not kept are masked with -inf.
     """
     biased = scores_NE.detach() + bias_E
+    if biased.is_cuda and can_route(config):
+        from model import kernels
+
+        chosen = kernels.choose(biased, config)
+    else:
+        chosen = _best_experts(biased, config)
+    weights = scores_NE.gather(1, chosen)
+    if config.norm_topk_prob:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return chosen, weights * config.routed_scaling_factor
+
+
+def can_route(config: ModelConfig) -> bool:
+    """Whether there are kernels for the gate: they hold experts and groups, a power of two of each."""
+    return HAS_TRITON and all(count & (count - 1) == 0 for count in (config.n_routed_experts, config.n_group))
+
+
+def _best_experts(biased: Tensor, config: ModelConfig) -> Tensor:
     if config.topk_group < config.n_group:
         grouped = biased.unflatten(-1, (config.n_group, -1))
         group_scores = grouped.topk(2, dim=-1).values.sum(-1)
         kept = group_scores.topk(config.topk_group, dim=-1, sorted=False).indices
         dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, kept, False)
         biased = grouped.masked_fill(dropped[..., None], float("-inf")).flatten(1)
-    chosen = biased.topk(config.num_experts_per_tok, dim=-1, sorted=False).indices
-    weights = scores_NE.gather(1, chosen)
-    if config.norm_topk_prob:
-        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-    return chosen, weights * config.routed_scaling_factor
+    return biased.topk(config.num_experts_per_tok, dim=-1, sorted=False).indices
 
 
 class Experts(nn.Module):
@@ -107,7 +122,7 @@ class Experts(nn.Module):
         flat = chosen_NA.flatten()
         order = flat.argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        counts = flat.new_zeros(self.down_proj.shape[0]).scatter_add_(0, flat, torch.ones_like(flat))
+        counts = _count(chosen_NA, self.down_proj.shape[0])
         if self._has_grouped_mm(x_ND):
             sorted_ND = _Moved.apply(x_ND, order, place, active)
             y_NAD = _Moved.apply(self._grouped_mm(sorted_ND, counts), place, order, 1).unflatten(0, (tokens, active))
@@ -126,19 +141,27 @@ class Experts(nn.Module):
 
     def _grouped_mm(self, sorted_ND: Tensor, counts_E: Tensor) -> Tensor:
         ends = counts_E.cumsum(0).to(torch.int32)
-        kind = torch.bfloat16
+        kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else sorted_ND.dtype
         gate_up = F.grouped_mm(sorted_ND.to(kind), self.gate_up_proj.to(kind).transpose(1, 2), offs=ends)
         gate, up = gate_up.chunk(2, -1)
         return F.grouped_mm(F.silu(gate) * up, self.down_proj.to(kind).transpose(1, 2), offs=ends)
 
     def _has_grouped_mm(self, x_ND: Tensor) -> bool:
-        """The kernel takes bfloat16 on CUDA with rows of a multiple of 16 bytes."""
+        """The kernel is there on CUDA, for rows of a multiple of 16 bytes."""
         if x_ND.device.type != "cuda" or not hasattr(F, "grouped_mm"):
             return False
-        half = x_ND.dtype == torch.bfloat16 or (
-            torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
-        )
-        return half and self.down_proj.shape[1] % 8 == 0 and self.down_proj.shape[2] % 8 == 0
+        return self.down_proj.shape[1] % 8 == 0 and self.down_proj.shape[2] % 8 == 0
+
+
+def _count(chosen_NA: Tensor, experts: int, mask_N1: Tensor | None = None) -> Tensor:
+    """Tokens (E,) sent to each expert, those outside the mask not counted."""
+    if chosen_NA.is_cuda:  # a comparison with each expert; atomic additions to so few places would queue up
+        sent = chosen_NA.flatten()[:, None] == torch.arange(experts, device=chosen_NA.device)
+        return (sent if mask_N1 is None else sent & mask_N1.expand_as(chosen_NA).reshape(-1, 1)).sum(0)
+    valid = torch.ones_like(chosen_NA)
+    if mask_N1 is not None:
+        valid = valid * mask_N1.long()
+    return chosen_NA.new_zeros(experts).scatter_add_(0, chosen_NA.flatten(), valid.flatten())
 
 
 class _Moved(torch.autograd.Function):
@@ -233,10 +256,7 @@ class MoE(nn.Module):
 
     @torch.no_grad()
     def _count(self, chosen_NA: Tensor, mask_BT: Tensor | None) -> None:
-        valid = torch.ones_like(chosen_NA)
-        if mask_BT is not None:
-            valid = valid * mask_BT.reshape(-1, 1).long()
-        self.load.scatter_add_(0, chosen_NA.flatten(), valid.flatten())
+        self.load += _count(chosen_NA, len(self.load), None if mask_BT is None else mask_BT.reshape(-1, 1))
 
     def gather_load(self) -> None:
         """Make the load that of the whole batch, where several ranks have each counted their part."""

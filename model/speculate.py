@@ -53,7 +53,8 @@ class DraftingBoard(Board):
         others = rows - fresh
         states = torch.cat([hidden.new_zeros(others, hidden.shape[1]), hidden[source_B]])[:, None]
         following = torch.cat([first.new_zeros(others), first])[:, None]
-        guess = self.decoder.draft(states, following, self.cache, self.longest + 1)[others:, 0]
+        only = torch.zeros(rows, dtype=torch.long, device=self.device)
+        guess = self.decoder.draft(states, following, only, self.cache, self.longest + 1)[others:]
         self.cache.advance(torch.arange(rows, device=self.device) >= others)
         second = draw(guess, chances[:, 1], self.settings.greedy, self.settings.top_p)[0]
         return [torch.stack([first, second], 1), torch.ones_like(first)]
@@ -64,10 +65,11 @@ class DraftingBoard(Board):
         numbers, seeds, made, _ = self.rows
         pair, drawn = self.state
         running = numbers < self.total
-        begun = drawn.clone()
+        begun = drawn
+        chances = uniform(seeds[:, None], drawn[:, None] + torch.arange(2 * steps + 2, device=self.device))
         self.cache.reserve(self.longest + 2 * steps + 1, ahead=CACHE_AHEAD)
         for step in range(steps):
-            pair, drawn = self._step(pair, drawn, numbers, seeds, self.longest + 2 * step + 2)
+            pair, drawn = self._step(pair, drawn, numbers, chances, drawn - begun, self.longest + 2 * step + 2)
         self.state = [pair, drawn]
         accepted = ((drawn - begun - steps) * running).sum()
         places = made[:, None] + torch.arange(2 * steps + 1, device=self.device)
@@ -80,21 +82,25 @@ class DraftingBoard(Board):
             before + more for before, more in zip((self.drafts.made, self.drafts.accepted), told.tolist(), strict=True)
         )
 
-    def _step(self, pair: Tensor, drawn: Tensor, numbers: Tensor, seeds: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        """Read a token and the guess after it; draw what follows each, and guess again."""
+    def _step(
+        self, pair: Tensor, drawn: Tensor, numbers: Tensor, chances: Tensor, done: Tensor, longest: int
+    ) -> tuple[Tensor, Tensor]:
+        """Read a token and the guess after it; draw what follows each, and guess again.
+
+        `chances` (B, ahead) are those of the places from where all began, `done` (B,) of which are behind.
+        """
         logits, hidden = self.decoder.verify(pair, self.cache, longest)
-        places = drawn[:, None] + torch.arange(3, device=self.device)
-        chances = uniform(seeds[:, None], places)
+        chances = chances.gather(1, done[:, None] + torch.arange(3, device=self.device))
         # Where the guess was wrong, what is drawn after it is overwritten by the next step.
-        following = torch.stack(
-            [self._write(numbers, places[:, at], logits[:, at], chances[:, at]) for at in range(2)], 1
-        )
+        places = drawn[:, None] + torch.arange(2, device=self.device)
+        both = numbers[:, None].expand_as(places).flatten()
+        following = self._write(both, places.flatten(), logits.flatten(0, 1), chances[:, :2].flatten()).view_as(pair)
         right = (following[:, 0] == pair[:, 1]).long()
-        guesses = self.decoder.draft(hidden, following, self.cache, longest)
-        rows = torch.arange(len(pair), device=self.device)
-        guess = draw(guesses[rows, right], chances[rows, 1 + right], self.settings.greedy, self.settings.top_p)[0]
+        logits = self.decoder.draft(hidden, following, right, self.cache, longest)
+        chance = chances.gather(1, 1 + right[:, None])[:, 0]
+        guess = draw(logits, chance, self.settings.greedy, self.settings.top_p)[0]
         self.cache.advance(1 + right)
-        return torch.stack([following[rows, right], guess], 1), drawn + 1 + right
+        return torch.cat([following.gather(1, right[:, None]), guess[:, None]], 1), drawn + 1 + right
 
     def _write(self, numbers: Tensor, places: Tensor, logits: Tensor, chances: Tensor) -> Tensor:
         """Draw a token for each row and keep it at its place."""

@@ -45,9 +45,7 @@ def test_grouped_products_in_bfloat16_stay_near_float32(tiny):
     chosen, weights = chosen.detach(), weights.detach()
     exact = layer.experts.grouped(x, chosen, weights)
     with torch.autocast("cuda", torch.bfloat16):
-        assert layer.experts._has_grouped_mm(x)
         rough = layer.experts.grouped(x, chosen, weights)
-    assert not layer.experts._has_grouped_mm(x)
     results = [
         torch.autograd.grad(out.float().square().sum(), [x, *layer.experts.parameters()]) for out in (exact, rough)
     ]

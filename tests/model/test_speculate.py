@@ -99,8 +99,11 @@ def test_the_drafting_layer_gives_what_the_trainer_trains(build):
         cache.extend(latents, lengths - 1)
         cache.reserve(14)
         places = lengths[:, None] - 1 + torch.arange(3)
-        logits = decoder.draft(hidden[rows[:, None], places], tokens[rows[:, None], places + 1], cache, 12)
-        torch.testing.assert_close(logits, expected[rows[:, None], places], atol=1e-4, rtol=1e-4)
+        for picked in range(3):
+            logits = decoder.draft(
+                hidden[rows[:, None], places], tokens[rows[:, None], places + 1], torch.full((2,), picked), cache, 12
+            )
+            torch.testing.assert_close(logits, expected[rows, places[:, picked]], atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_without_the_layer_is_refused(build):
