@@ -33,7 +33,14 @@ def parity() -> None:
     with torch.no_grad():
         ours, theirs = model(tokens), other(tokens).logits
     difference = float((ours - theirs).abs().max() / theirs.abs().max())
-    record("logits, miniature base, float32", difference, unit="relative difference", goal="<= 1e-4", packages=PACKAGES)
+    record(
+        "logits, miniature base, float32",
+        difference,
+        unit="relative difference",
+        goal="<= 1e-4",
+        device=device(),
+        packages=PACKAGES,
+    )
 
 
 def our_step(model: Transformer, tokens: Tensor, optimizer: Any) -> Callable[[], object]:
@@ -70,7 +77,7 @@ def training_on_cpu() -> None:
     a, b, ratio = paired(ours, theirs, rounds=7)
     record(
         "training step, miniature base, 40 x 192", tokens.numel() / a, tokens.numel() / b, ratio=ratio,
-        unit="tokens/s", goal=">= 1.5x", packages=PACKAGES,
+        unit="tokens/s", goal=">= 1.5x", device=device(), packages=PACKAGES,
     )  # fmt: skip
 
 

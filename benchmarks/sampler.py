@@ -44,7 +44,7 @@ def sampling_on_cpu() -> None:
     a, b, _ = paired(ours, theirs, rounds=5)
     record(
         "sampling, miniature base, 32 x 8, up to 128 new tokens", counts["ours"] / a, counts["peer"] / b,
-        unit="tokens/s", goal=">= 4x", packages=PACKAGES,
+        unit="tokens/s", goal=">= 4x", device=device(), packages=PACKAGES,
     )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def decode_step(context: int = 8192, rows: int = 64) -> None:
     ids, chance = torch.randint(0, 32_000, (rows,), device="cuda"), torch.rand(rows, device="cuda")
 
     def step() -> None:
-        logits, _ = decoder.verify(ids[:, None], cache, context + 1)
+        logits, _ = decoder.captured("step", decoder.verify, cache, ids[:, None])
         draw(logits[:, 0], chance, False, 1.0)
 
     weights = sum(p.nbytes for p in model.parameters()) - model.model.embed_tokens.weight.nbytes

@@ -42,8 +42,10 @@ PACKAGES = ("torch", "transformers")
 
 
 def device() -> str:
-    """The GPU's name, where there is one."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    """The GPU's name, where there is one, else how many threads compute."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
 
 
 def base() -> tuple[Transformer, Any]:

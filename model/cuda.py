@@ -74,7 +74,7 @@ class SlotCache(LatentCache):
 class Captured:
     """Work on fixed tensors, recorded once; it must be such that doing it twice does no harm."""
 
-    def __init__(self, work: Callable[[], Any], pool: Any) -> None:
+    def __init__(self, work: Callable[[], tuple[Tensor, ...]], pool: Any) -> None:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -84,14 +84,14 @@ class Captured:
         with torch.cuda.graph(self.graph, pool=pool):
             self.result = work()
 
-    def __call__(self) -> Any:
+    def __call__(self) -> tuple[Tensor, ...]:
         """The same tensors each time, overwritten by the next call."""
         self.graph.replay()
         return self.result
 
 
 class CudaDecoder(Decoder):
-    """The decoder of a GPU. What `step`, `verify` and `draft` return is overwritten by their next call."""
+    """The decoder of a GPU. What `step` and `captured` return is overwritten by their next call."""
 
     @torch.no_grad()
     def __init__(self, model: Transformer, temperature: float = 1.0, drafts: bool = False) -> None:
@@ -116,34 +116,25 @@ class CudaDecoder(Decoder):
         return SlotCache(self.config, self.head, layers, bucket(rows), tokens)
 
     def step(self, tokens_B: Tensor, cache: LatentCache, longest: int) -> Tensor:
-        logits, _ = self.verify(tokens_B[:, None], cache, longest)
+        logits, _ = self.captured("step", self.verify, cache, tokens_B[:, None])
         cache.advance()
         return logits[:, 0]
 
-    def verify(self, tokens_BW: Tensor, cache: LatentCache, longest: int) -> tuple[Tensor, Tensor]:
-        def work(tokens: Tensor, view: SlotCache) -> tuple[Tensor, Tensor]:
-            x = F.embedding(tokens.flatten(), self.model.model.embed_tokens.weight)
-            x = self._through(self.layers, 0, x, view, longest, tokens.shape[1])
-            hidden = kernels.rms_norm(x, self.model.model.norm.weight, self.config.rms_norm_eps)
-            return F.linear(hidden, self.head).unflatten(0, tokens.shape), hidden.unflatten(0, tokens.shape)
+    def verify(self, tokens_BW: Tensor, cache: LatentCache, longest: int = 0) -> tuple[Tensor, Tensor]:
+        x = F.embedding(tokens_BW.flatten(), self.model.model.embed_tokens.weight)
+        x = self._through(self.layers, 0, x, cache, longest, tokens_BW.shape[1])
+        hidden = kernels.rms_norm(x, self.model.model.norm.weight, self.config.rms_norm_eps)
+        logits = F.linear(hidden, self.head)
+        return logits.unflatten(0, tokens_BW.shape), hidden.unflatten(0, tokens_BW.shape)
 
-        logits, hidden = self._captured("verify", work, cache, tokens_BW)
-        return logits[: len(tokens_BW)], hidden[: len(tokens_BW)]
-
-    def draft(
-        self, hidden_BWD: Tensor, following_BW: Tensor, picked_B: Tensor, cache: LatentCache, longest: int
-    ) -> Tensor:
-        def work(hidden: Tensor, following: Tensor, picked: Tensor, view: SlotCache) -> Tensor:
-            return super(CudaDecoder, self).draft(hidden, following, picked, view, longest)
-
-        return self._captured("draft", work, cache, hidden_BWD, following_BW, picked_B)[: len(following_BW)]
-
-    def _captured(self, name: str, work: Callable[..., Any], cache: LatentCache, *given: Tensor) -> Any:
-        """Do the work on the cache's first rows, a bucket of them, captured at the first time."""
+    def captured(
+        self, name: str, work: Callable[..., tuple[Tensor, ...]], cache: LatentCache, *given: Tensor
+    ) -> tuple[Tensor, ...]:
         assert isinstance(cache, SlotCache)
         if not self.captures:
             return work(*given, cache)
-        rows = min(bucket(len(given[0])), len(cache.slots))
+        count = len(given[0])
+        rows = min(bucket(count), len(cache.slots))
         key = (name, rows, cache.data.data_ptr(), *(each.shape[1:] for each in given))
         if key not in self.graphs:
             fixed = [each.new_zeros(rows, *each.shape[1:]) for each in given]
@@ -151,8 +142,8 @@ class CudaDecoder(Decoder):
             self.graphs[key] = fixed, Captured(lambda: work(*fixed, view), self.pool)
         fixed, captured = self.graphs[key]
         for place, each in zip(fixed, given, strict=True):
-            place[: len(each)] = each
-        return captured()
+            place[:count] = each
+        return tuple(each[:count] for each in captured())
 
 
 def _first_rows(cache: SlotCache, rows: int) -> SlotCache:

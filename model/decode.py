@@ -103,6 +103,16 @@ class Decoder:
         rows = torch.arange(len(picked_B), device=picked_B.device)
         return F.linear(self._mtp.shared_head["norm"](x.unflatten(0, following_BW.shape)[rows, picked_B]), self.head)
 
+    def captured(
+        self, name: str, work: Callable[..., tuple[Tensor, ...]], cache: LatentCache, *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        """work(*given, cache), row by row; a GPU records it under its name at the first time, and then replays it.
+
+        It must be such that doing it twice does no harm.
+        """
+        del name
+        return work(*given, cache)
+
     @property
     def _mtp(self) -> MTPLayer:
         mtp = self.model.model.mtp

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+SORTED_ROWS = 64  # rows up to which a GPU sorts all tokens, which is less than a question to the CPU costs
 CANDIDATES = 64  # a nucleus is sought among so many best tokens before the whole vocabulary is sorted
 HAS_TRITON = find_spec("triton") is not None
 
@@ -32,9 +33,16 @@ def draw(logits_BV: Tensor, chance_B: Tensor, greedy: bool, top_p: float) -> tup
     return ids, probs.gather(1, ids[:, None])[:, 0].log()
 
 
+def can_be_captured(rows: int, top_p: float) -> bool:
+    """Whether a GPU draws so many rows without asking the CPU which of them have a wide nucleus."""
+    return top_p == 1 or rows <= SORTED_ROWS
+
+
 def _draw_nucleus(probs_BV: Tensor, chance_B: Tensor, top_p: float) -> Tensor:
     """Most likely tokens first; only rows with a wide nucleus have all their tokens sorted."""
     vocabulary = probs_BV.shape[1]
+    if probs_BV.is_cuda and can_be_captured(len(probs_BV), top_p):
+        return _nucleus_quantile(*probs_BV.sort(-1, descending=True), chance_B, top_p)
     best, order = probs_BV.topk(min(CANDIDATES, vocabulary), -1)
     ids = _nucleus_quantile(best, order, chance_B, top_p)
     wide = (best.sum(-1) < top_p).nonzero().flatten()

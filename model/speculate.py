@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from model.attention import LatentCache
 from model.board import CACHE_AHEAD, Board, Group, Settings
 from model.decode import Decoder
-from model.draw import draw, uniform
+from model.draw import can_be_captured, draw, uniform
 
 
 @dataclass(slots=True)
@@ -46,7 +48,8 @@ class DraftingBoard(Board):
         rows, fresh = self.rows.shape[1], len(source_B)
         numbers, seeds = self.rows[:2, rows - fresh :]
         chances = uniform(seeds[:, None], torch.arange(2, device=self.device))
-        first = self._write(numbers, torch.zeros_like(numbers), logits[source_B], chances[:, 0])
+        first, logprobs = draw(logits[source_B], chances[:, 0], self.settings.greedy, self.settings.top_p)
+        self.ids[numbers, 0], self.logprobs[numbers, 0] = first, logprobs
         self.cache.extend(latents.index_select(1, source_B), lengths_N[source_B] - 1)
         self.cache.reserve(self.longest + 1, ahead=CACHE_AHEAD)
         # The other rows take part with nothing, in a place that their own next draft will overwrite.
@@ -89,22 +92,29 @@ class DraftingBoard(Board):
 
         `chances` (B, ahead) are those of the places from where all began, `done` (B,) of which are behind.
         """
-        logits, hidden = self.decoder.verify(pair, self.cache, longest)
         chances = chances.gather(1, done[:, None] + torch.arange(3, device=self.device))
+        work = partial(self._guess, longest=longest)
+        if self.settings.greedy or can_be_captured(2 * len(pair), self.settings.top_p):
+            following, logprobs, right, guess = self.decoder.captured("drafts", work, self.cache, pair, chances)
+        else:
+            following, logprobs, right, guess = work(pair, chances, self.cache)
         # Where the guess was wrong, what is drawn after it is overwritten by the next step.
         places = drawn[:, None] + torch.arange(2, device=self.device)
-        both = numbers[:, None].expand_as(places).flatten()
-        following = self._write(both, places.flatten(), logits.flatten(0, 1), chances[:, :2].flatten()).view_as(pair)
-        right = (following[:, 0] == pair[:, 1]).long()
-        logits = self.decoder.draft(hidden, following, right, self.cache, longest)
-        chance = chances.gather(1, 1 + right[:, None])[:, 0]
-        guess = draw(logits, chance, self.settings.greedy, self.settings.top_p)[0]
-        self.cache.advance(1 + right)
-        return torch.cat([following.gather(1, right[:, None]), guess[:, None]], 1), drawn + 1 + right
+        self.ids[numbers[:, None], places] = following
+        self.logprobs[numbers[:, None], places] = logprobs
+        made = 1 + right
+        self.cache.advance(made)
+        return torch.stack([following.gather(1, right[:, None])[:, 0], guess], 1), drawn + made
 
-    def _write(self, numbers: Tensor, places: Tensor, logits: Tensor, chances: Tensor) -> Tensor:
-        """Draw a token for each row and keep it at its place."""
-        ids, logprobs = draw(logits, chances, self.settings.greedy, self.settings.top_p)
-        self.ids[numbers, places] = ids
-        self.logprobs[numbers, places] = logprobs
-        return ids
+    def _guess(
+        self, pair: Tensor, chances: Tensor, cache: LatentCache, longest: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is drawn after a token and the guess that follows it, whether the guess was right, and the next."""
+        greedy, top_p = self.settings.greedy, self.settings.top_p
+        logits, hidden = self.decoder.verify(pair, cache, longest)
+        following, logprobs = draw(logits.flatten(0, 1), chances[:, :2].flatten(), greedy, top_p)
+        following = following.view_as(pair)
+        right = (following[:, 0] == pair[:, 1]).long()
+        logits = self.decoder.draft(hidden, following, right, cache, longest)
+        guess, _ = draw(logits, chances.gather(1, 1 + right[:, None])[:, 0], greedy, top_p)
+        return following, logprobs.view(pair.shape), right, guess
