@@ -1,4 +1,5 @@
 # r1: the whole recipe at miniature scale.  test: the tests.  Both set up .venv first.
+# bench: each figure of benchmarks/results.jsonl that this machine can measure.
 # system: tests with real servers and a browser (Chromium).  chaos: 50 kills, and what comes out is the same.
 PYTHON ?= python3
 VENV := .venv
@@ -19,6 +20,9 @@ chaos: $(VENV)/installed
 check: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks
+
 seeds: $(VENV)/installed
 	$(BIN)/r1 run seeds
 	rm -rf build/seeds && mkdir -p build
@@ -32,4 +36,4 @@ $(VENV)/installed: requirements.lock requirements-nodeps.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.lock -e .
 	touch $@
 
-.PHONY: r1 test system chaos check seeds
+.PHONY: r1 test system chaos check bench seeds

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ModelConfig
 
@@ -34,9 +35,11 @@ class Rope:
         self.frequencies = rope_frequencies(config)
 
     def __call__(self, positions: Tensor) -> Tensor:
-        """positions (...) -> (..., R/2) complex64."""
+        """positions (...) -> (..., R/2) complex64, on a GPU (..., R/2, 2) float32, which compilers understand."""
         self.frequencies = self.frequencies.to(positions.device)
         angles = positions[..., None] * self.frequencies
+        if positions.is_cuda:
+            return torch.stack([angles.cos(), angles.sin()], -1) * self.magnitude
         return torch.polar(torch.full_like(angles, self.magnitude), angles)
 
 
@@ -78,6 +81,10 @@ def softmax_scale(config: ModelConfig) -> float:
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn adjacent pairs of x (..., R) by rotation (..., R/2), which broadcasts; computed in float32."""
+    if not rotation.is_complex():
+        even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = rotation.unbind(-1)
+        return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).type_as(x)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rotation).flatten(-2).type_as(x)
 
@@ -87,6 +94,11 @@ def causal_attention(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTV: Tensor, scale: floa
     if q_BHTX.device.type == "cpu" and q_BHTX.shape[2] <= SHORT:
         q, k, v = (x.flatten(0, 1) for x in (q_BHTX, k_BHTX, v_BHTV))
         return _ShortAttention.apply(q, k, v, scale).unflatten(0, q_BHTX.shape[:2])
+    if q_BHTX.is_cuda and q_BHTX.dtype != torch.float32:
+        with sdpa_kernel(
+            [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True
+        ):
+            return F.scaled_dot_product_attention(q_BHTX, k_BHTX, v_BHTV, is_causal=True, scale=scale)
     # The fused kernels want one head size: zeros widen the values and are cut off again.
     wider = max(0, q_BHTX.shape[-1] - v_BHTV.shape[-1])
     out = F.scaled_dot_product_attention(q_BHTX, k_BHTX, F.pad(v_BHTV, (0, wider)), is_causal=True, scale=scale)
@@ -205,21 +217,28 @@ class LatentCache:
         self._rows = torch.arange(len(lengths_B), device=lengths_B.device)
 
     @classmethod
-    def empty(cls, config: ModelConfig, like: Tensor) -> LatentCache:
-        """No rows; type and device of `like`."""
-        data = like.new_zeros(config.num_hidden_layers, 0, 0, config.latent_dim)
+    def empty(cls, config: ModelConfig, like: Tensor, further: int = 0) -> LatentCache:
+        """No rows; type and device of `like`; `further` layers beside those of the main model."""
+        data = like.new_zeros(config.num_hidden_layers + further, 0, 0, config.latent_dim)
         return cls(data, torch.zeros(0, dtype=torch.long, device=like.device))
 
     @property
     def capacity(self) -> int:
         return self.data.shape[2]
 
-    def append(self, layer: int, latent_BK: Tensor) -> None:
-        """Write one token a row behind each row's last; `advance` makes it count."""
-        self.data[layer].index_put_((self._rows, self.lengths), latent_BK)
+    def places(self, width: int) -> Tensor:
+        """Positions (B width,) of the next `width` tokens of each row."""
+        if width == 1:
+            return self.lengths
+        return (self.lengths[:, None] + torch.arange(width, device=self.lengths.device)).flatten()
 
-    def advance(self) -> None:
-        self.lengths += 1
+    def append(self, layer: int, latent_QK: Tensor, width: int = 1) -> None:
+        """Write `width` tokens a row behind each row's last; `advance` makes them count."""
+        rows = self._rows if width == 1 else self._rows.repeat_interleave(width)
+        self.data[layer].index_put_((rows, self.places(width)), latent_QK)
+
+    def advance(self, tokens: int | Tensor = 1) -> None:
+        self.lengths.add_(tokens)
 
     def reserve(self, capacity: int, ahead: int = 0) -> None:
         """Make room for rows of `capacity` tokens; where there is none, for `ahead` more at once."""
@@ -236,10 +255,10 @@ class LatentCache:
         """Keep these rows, in this order, and room for `longest` tokens."""
         self._set(self.data[:, :, :longest].index_select(1, rows), self.lengths.index_select(0, rows))
 
-    def bias(self, longest: int) -> Tensor:
-        """(B, 1, longest): 0 for the tokens of a row and the one being appended, -inf beyond."""
-        beyond = torch.arange(longest, device=self.lengths.device) > self.lengths[:, None]
-        return self.data.new_zeros(beyond.shape).masked_fill_(beyond, -math.inf)[:, None]
+    def bias(self, longest: int, width: int = 1) -> Tensor:
+        """(B, width, longest): 0 for the tokens of a row and those appended up to one's own, -inf beyond."""
+        beyond = torch.arange(longest, device=self.lengths.device) > self.places(width)[:, None]
+        return self.data.new_zeros(beyond.shape).masked_fill_(beyond, -math.inf).unflatten(0, (-1, width))
 
 
 class AbsorbedMLA:
@@ -292,13 +311,18 @@ class AbsorbedMLA:
         latent = F.rms_norm(latent, (self.rank,), self.latent_norm, LATENT_EPS)
         return torch.cat([content, rotary[:, :-1]], -1), torch.cat([latent, rotary[:, -1]], -1)
 
-    def step(self, x_BD: Tensor, rotation_BR: Tensor, cache: LatentCache, layer: int, bias_B1T: Tensor) -> Tensor:
-        """Residual stream (B, D) before attention -> the same after it; appends to the cache."""
-        query_BHK, latent_BK = self._project(x_BD, rotation_BR)
-        cache.append(layer, latent_BK)
-        seen_BTK = cache.data[layer, :, : bias_B1T.shape[-1]]
-        scores = torch.baddbmm(bias_B1T, query_BHK, seen_BTK.transpose(1, 2))
-        context_BHC = scores.softmax(-1, dtype=torch.float32).to(scores.dtype) @ seen_BTK[..., : self.rank]
+    def step(self, x_QD: Tensor, rotation_QR: Tensor, cache: LatentCache, layer: int, bias_BWT: Tensor) -> Tensor:
+        """Residual stream (Q, D) of W tokens a row before attention -> the same after it; appends to the cache."""
+        width = bias_BWT.shape[1]
+        query_QHK, latent_QK = self._project(x_QD, rotation_QR)
+        cache.append(layer, latent_QK, width)
+        seen_BTK = cache.data[layer, :, : bias_BWT.shape[-1]]
+        if width > 1:
+            bias_BWT = bias_BWT.repeat_interleave(self.heads, 1)
+        query_BXK = query_QHK.unflatten(0, (-1, width)).flatten(1, 2)
+        scores = torch.baddbmm(bias_BWT, query_BXK, seen_BTK.transpose(1, 2))
+        context = scores.softmax(-1, dtype=torch.float32).to(scores.dtype) @ seen_BTK[..., : self.rank]
+        context_QHC = context.unflatten(1, (width, -1)).flatten(0, 1)
         if not self.folded:
-            context_BHC = torch.einsum("bhc,hcv->bhv", context_BHC, self.value_HCV)
-        return torch.addmm(x_BD, context_BHC.flatten(1), self.out_XD)
+            context_QHC = torch.einsum("bhc,hcv->bhv", context_QHC, self.value_HCV)
+        return torch.addmm(x_QD, context_QHC.flatten(1), self.out_XD)

@@ -1,7 +1,9 @@
 """A folder and a model: config.json, safetensors under DeepSeek-V3's official names, and the tokenizer.
 
-What transformers' Auto classes need is all there. The multi-token layer shares its embedding and head with
-the main model; official folders store copies of both, which are passed over here and not written.
+What transformers' Auto classes need is all there. The multi-token layer lies in a file of its own, which the
+index does not list: transformers knows that layer by the number 61 alone, and would warn of any other. It
+shares its embedding and head with the main model; official folders store copies of both, which are passed
+over here and not written. Official weights in blocks of float8 are read, and only safetensors ever are.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model import fp8
 from model.config import POLICY_ARCHITECTURE, REWARD_ARCHITECTURE, ModelConfig
 from model.tokenizer import Tokenizer
 from model.transformer import RewardModel, Transformer
@@ -26,6 +30,7 @@ Model = Transformer | RewardModel
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_MULTI_TOKEN = "mtp.safetensors"
 
 
 def save(
@@ -47,7 +52,10 @@ def save(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     tensors = {name: _stored(name, tensor, dtype) for name, tensor in official_tensors(model).items()}
-    _write_weights(beside, tensors, max_shard_bytes)
+    prefix = _multi_token_prefix(model.config)
+    _write_weights(beside, {name: t for name, t in tensors.items() if not name.startswith(prefix)}, max_shard_bytes)
+    if multi_token := {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}:
+        save_file(multi_token, beside / _MULTI_TOKEN, {"format": "pt"})
     architecture = POLICY_ARCHITECTURE if isinstance(model, Transformer) else REWARD_ARCHITECTURE
     stored = str(dtype or next(model.parameters()).dtype).removeprefix("torch.")
     _write_json(beside / _CONFIG, {**model.config.to_dict(architecture), "dtype": stored})
@@ -71,21 +79,22 @@ def load(
 ) -> tuple[Model, Tokenizer]:
     """The model of a folder, in evaluation mode, and its tokenizer.
 
+    A folder without any tensor of the multi-token layer, as transformers saves it, makes a model without one.
     Raises ValueError, naming it, for a missing, unexpected or misshapen tensor, or a file that is not there.
     """
     folder = Path(folder)
-    if not (folder / _CONFIG).is_file():
-        raise ValueError(f"no {_CONFIG} in {folder}")
-    values = json.loads((folder / _CONFIG).read_text("utf-8"))
-    config = ModelConfig.from_dict(values)
+    values = _read_config(folder)
+    tokenizer = Tokenizer.load(folder)
+    config = _present_config(values, _shapes(folder))
+    _check_tokenizer(tokenizer, config)
     reward = REWARD_ARCHITECTURE in (values.get("architectures") or [])
     with torch.device("meta"):
         model = (RewardModel if reward else Transformer)(config)
     model = model.to(dtype).to_empty(device=device)
-    load_official(model, _read_weights(folder))
+    load_official(model, _read_weights(folder, fp8.block_size(values)))
     for layer in model.model.moe_layers():
         layer.load.zero_()
-    return model.eval(), Tokenizer.load(folder)
+    return model.eval(), tokenizer
 
 
 def inspect(folder: str | Path) -> None:
@@ -96,18 +105,41 @@ def inspect(folder: str | Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError("not a folder")
-    if not (folder / _CONFIG).is_file():
-        raise ValueError(f"no {_CONFIG} in it")
-    try:
-        values = json.loads((folder / _CONFIG).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{_CONFIG} is no JSON: {error}") from None
+    values = _read_config(folder)
     if REWARD_ARCHITECTURE in (values.get("architectures") or []):
         raise ValueError("a reward model, which scores texts and writes none")
+    shapes = _shapes(folder)
+    fp8.check_shapes(shapes, fp8.block_size(values))
+    config = _present_config(values, shapes)
     with torch.device("meta"):
-        model = Transformer(ModelConfig.from_dict(values))
-    _check_names(official_tensors(model), _shapes(folder), model.config)
-    Tokenizer.load(folder)
+        model = Transformer(config)
+    weights = {name: shape for name, shape in shapes.items() if not name.endswith(fp8.SCALE)}
+    _check_names(official_tensors(model), weights, config)
+    _check_tokenizer(Tokenizer.load(folder), config)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / _CONFIG).is_file():
+        raise ValueError(f"no {_CONFIG} in {folder}")
+    try:
+        return json.loads((folder / _CONFIG).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{_CONFIG} is no JSON: {error}") from None
+
+
+def _present_config(values: Mapping[str, Any], names: Iterable[str]) -> ModelConfig:
+    """The configuration, of no multi-token layer where none of it is stored."""
+    config = ModelConfig.from_dict(values)
+    prefix = _multi_token_prefix(config)
+    stored = any(name.startswith(prefix) for name in names)
+    return config if stored else replace(config, num_nextn_predict_layers=0)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    if tokenizer.largest_id >= config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has ids up to {tokenizer.largest_id}, more than vocab_size {config.vocab_size} holds"
+        )
 
 
 def official_tensors(model: Model) -> dict[str, Tensor]:
@@ -143,15 +175,19 @@ def _state(model: Model) -> dict[str, Tensor]:
 
 def _shared(config: ModelConfig) -> set[str]:
     """Copies that a folder may hold of tensors stored elsewhere."""
-    layer = f"model.layers.{config.num_hidden_layers}"
-    mtp = {f"{layer}.embed_tokens.weight", f"{layer}.shared_head.head.weight"}
+    layer = _multi_token_prefix(config)
+    mtp = {f"{layer}embed_tokens.weight", f"{layer}shared_head.head.weight"}
     return (mtp if config.num_nextn_predict_layers else set()) | (
         {"lm_head.weight"} if config.tie_word_embeddings else set()
     )
 
 
+def _multi_token_prefix(config: ModelConfig) -> str:
+    return f"model.layers.{config.num_hidden_layers}."
+
+
 def _official(model: Model, ours: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    name = ours.replace("model.mtp.", f"model.layers.{model.config.num_hidden_layers}.")
+    name = ours.replace("model.mtp.", _multi_token_prefix(model.config))
     stacked = re.fullmatch(r"(.*\.experts)\.(gate_up_proj|down_proj)", name)
     if stacked is None:
         yield name, tensor
@@ -191,8 +227,21 @@ def _write_weights(folder: Path, tensors: Mapping[str, Tensor], max_shard_bytes:
     _write_json(folder / _INDEX, {"metadata": {"total_size": sum(sizes)}, "weight_map": where})
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    return {name: opened.get_tensor(name) for opened, name in _stored_tensors(folder)}
+def _read_weights(folder: Path, block: tuple[int, int]) -> dict[str, Tensor]:
+    """All tensors of a folder, those in blocks of float8 multiplied out."""
+    found = {name: opened.get_tensor(name) for opened, name in _stored_tensors(folder)}
+    fp8.check_shapes({name: tensor.shape for name, tensor in found.items()}, block)
+    weights = {}
+    for name, tensor in found.items():
+        if name.endswith(fp8.SCALE):
+            continue
+        if not fp8.is_quantised(tensor.dtype):
+            weights[name] = tensor
+        elif (scale := name + fp8.SCALE) in found:
+            weights[name] = fp8.dequantise(tensor, found[scale], block)
+        else:
+            raise ValueError(f"missing tensor {scale!r}: {name!r} is quantised")
+    return weights
 
 
 def _shapes(folder: Path) -> dict[str, torch.Size]:
@@ -201,17 +250,25 @@ def _shapes(folder: Path) -> dict[str, torch.Size]:
 
 def _stored_tensors(folder: Path) -> Iterator[tuple[Any, str]]:
     """Every tensor of a folder, by the opened file that holds it and its name."""
-    files = [_WEIGHTS]
-    if (folder / _INDEX).is_file():
-        files = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
-    for file in files:
-        if not (folder / file).is_file():
-            raise ValueError(f"no {file} in {folder}")
+    for file in _files(folder):
         try:
-            with safe_open(folder / file, "pt") as opened:
+            with safe_open(file, "pt") as opened:
                 yield from ((opened, name) for name in opened.keys())  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{folder / file} is not a whole safetensors file: {error}") from error
+            raise ValueError(f"{file} is not a whole safetensors file: {error}") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    """The safetensors of a folder. Raises ValueError where one is missing."""
+    names = [_WEIGHTS]
+    if (folder / _INDEX).is_file():
+        names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
+    if (folder / _MULTI_TOKEN).is_file():
+        names.append(_MULTI_TOKEN)
+    for name in names:
+        if not (folder / name).is_file():
+            raise ValueError(f"no {name} in {folder}")
+    return [folder / name for name in dict.fromkeys(names)]
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -121,8 +121,6 @@ class ModelConfig:
         for key, fixed in _FIXED.items():
             if values.get(key, fixed) != fixed:
                 raise ValueError(f"{key} must be {fixed!r}, got {values[key]!r}")
-        if "quantization_config" in values:
-            raise ValueError("quantization_config: quantised weights are not supported; convert them first")
         names = {field.name for field in fields(cls)}
         known = {key: value for key, value in values.items() if key in names}
         return cls(**{**known, **_rope(values), "q_lora_rank": values.get("q_lora_rank") or None})

@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from model.draw import HAS_TRITON
+
 KEPT_BYTES = 2**26  # log-softmax values up to this size are kept for the backward pass, not computed again
+
+KERNEL_CHUNK = 8192  # tokens whose logits exist at a time where kernels read them
 
 
 def token_logprobs(
@@ -29,7 +33,43 @@ def token_logprobs(
     Logits exist for `chunk` tokens at a time; where all of them would be large, the backward pass computes
     them again.
     """
+    if hidden_ND.is_cuda and HAS_TRITON and not entropy:
+        return _KernelLogprobs.apply(hidden_ND, head_VD, targets_N, temperature), None
     return _TokenLogprobs.apply(hidden_ND, head_VD, targets_N, temperature, chunk, entropy)
+
+
+class _KernelLogprobs(torch.autograd.Function):
+    """The same where there are kernels: logits stay in the type of the product, and are read once each way."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        from model import kernels
+
+        kind = _product_type(hidden)
+        hidden_, head_ = hidden.to(kind), head.to(kind)
+        result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        norm = torch.empty_like(result)
+        for part in _parts(len(targets), KERNEL_CHUNK):
+            kernels.logprobs(hidden_[part] @ head_.t(), targets[part], temperature, result[part], norm[part])
+        ctx.save_for_backward(hidden, head, targets, norm)
+        ctx.temperature, ctx.kind = temperature, kind
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        from model import kernels
+
+        hidden, head, targets, norm = ctx.saved_tensors
+        hidden_, head_ = hidden.to(ctx.kind), head.to(ctx.kind)
+        grad_hidden = torch.empty_like(hidden_)
+        grad_head = torch.zeros_like(head, dtype=torch.float32)
+        for part in _parts(len(targets), KERNEL_CHUNK):
+            logits = hidden_[part] @ head_.t()
+            kernels.logits_gradient_(logits, targets[part], ctx.temperature, norm[part], grad[part])
+            torch.mm(logits, head_, out=grad_hidden[part])
+            grad_head += logits.t() @ hidden_[part]
+        return grad_hidden.to(hidden.dtype), grad_head.to(head.dtype), None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -6,12 +6,14 @@ Shapes: N tokens, D hidden, E routed experts, S shared experts, I expert width, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from model.config import ModelConfig
+from model.draw import HAS_TRITON
 
 WIDE_TOKENS = 128  # up to so many tokens, all experts in one product beat a product for each
 
@@ -65,17 +67,31 @@ def choose_experts(scores_NE: Tensor, bias_E: Tensor, config: ModelConfig) -> tu
     A group's score is the sum of its two best biased scores; experts of groups not kept are masked with -inf.
     """
     biased = scores_NE.detach() + bias_E
+    if biased.is_cuda and can_route(config):
+        from model import kernels
+
+        chosen = kernels.choose(biased, config)
+    else:
+        chosen = _best_experts(biased, config)
+    weights = scores_NE.gather(1, chosen)
+    if config.norm_topk_prob:
+        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+    return chosen, weights * config.routed_scaling_factor
+
+
+def can_route(config: ModelConfig) -> bool:
+    """Whether there are kernels for the gate: they hold experts and groups, a power of two of each."""
+    return HAS_TRITON and all(count & (count - 1) == 0 for count in (config.n_routed_experts, config.n_group))
+
+
+def _best_experts(biased: Tensor, config: ModelConfig) -> Tensor:
     if config.topk_group < config.n_group:
         grouped = biased.unflatten(-1, (config.n_group, -1))
         group_scores = grouped.topk(2, dim=-1).values.sum(-1)
         kept = group_scores.topk(config.topk_group, dim=-1, sorted=False).indices
         dropped = torch.ones_like(group_scores, dtype=torch.bool).scatter_(1, kept, False)
         biased = grouped.masked_fill(dropped[..., None], float("-inf")).flatten(1)
-    chosen = biased.topk(config.num_experts_per_tok, dim=-1, sorted=False).indices
-    weights = scores_NE.gather(1, chosen)
-    if config.norm_topk_prob:
-        weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-    return chosen, weights * config.routed_scaling_factor
+    return biased.topk(config.num_experts_per_tok, dim=-1, sorted=False).indices
 
 
 class Experts(nn.Module):
@@ -106,10 +122,13 @@ class Experts(nn.Module):
         flat = chosen_NA.flatten()
         order = flat.argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        counts = flat.new_zeros(self.down_proj.shape[0]).scatter_add_(0, flat, torch.ones_like(flat))
-        sorted_ND = x_ND.index_select(0, order.div(active, rounding_mode="floor"))
-        segments = self._grouped_mm if self._has_grouped_mm(sorted_ND) else self._loop
-        y_NAD = segments(sorted_ND, counts).index_select(0, place).unflatten(0, (tokens, active))
+        counts = _count(chosen_NA, self.down_proj.shape[0])
+        if self._has_grouped_mm(x_ND):
+            sorted_ND = _Moved.apply(x_ND, order, place, active)
+            y_NAD = _Moved.apply(self._grouped_mm(sorted_ND, counts), place, order, 1).unflatten(0, (tokens, active))
+        else:
+            sorted_ND = x_ND.index_select(0, order.div(active, rounding_mode="floor"))
+            y_NAD = self._loop(sorted_ND, counts).index_select(0, place).unflatten(0, (tokens, active))
         return (y_NAD * weights_NA[..., None].to(y_NAD.dtype)).sum(1)
 
     def _loop(self, sorted_ND: Tensor, counts_E: Tensor) -> Tensor:
@@ -122,19 +141,46 @@ class Experts(nn.Module):
 
     def _grouped_mm(self, sorted_ND: Tensor, counts_E: Tensor) -> Tensor:
         ends = counts_E.cumsum(0).to(torch.int32)
-        kind = torch.bfloat16
+        kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else sorted_ND.dtype
         gate_up = F.grouped_mm(sorted_ND.to(kind), self.gate_up_proj.to(kind).transpose(1, 2), offs=ends)
         gate, up = gate_up.chunk(2, -1)
         return F.grouped_mm(F.silu(gate) * up, self.down_proj.to(kind).transpose(1, 2), offs=ends)
 
     def _has_grouped_mm(self, x_ND: Tensor) -> bool:
-        """The kernel takes bfloat16 on CUDA with rows of a multiple of 16 bytes."""
+        """The kernel is there on CUDA, for rows of a multiple of 16 bytes."""
         if x_ND.device.type != "cuda" or not hasattr(F, "grouped_mm"):
             return False
-        half = x_ND.dtype == torch.bfloat16 or (
-            torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16
-        )
-        return half and self.down_proj.shape[1] % 8 == 0 and self.down_proj.shape[2] % 8 == 0
+        return self.down_proj.shape[1] % 8 == 0 and self.down_proj.shape[2] % 8 == 0
+
+
+def _count(chosen_NA: Tensor, experts: int, mask_N1: Tensor | None = None) -> Tensor:
+    """Tokens (E,) sent to each expert, those outside the mask not counted."""
+    if chosen_NA.is_cuda:  # a comparison with each expert; atomic additions to so few places would queue up
+        sent = chosen_NA.flatten()[:, None] == torch.arange(experts, device=chosen_NA.device)
+        return (sent if mask_N1 is None else sent & mask_N1.expand_as(chosen_NA).reshape(-1, 1)).sum(0)
+    valid = torch.ones_like(chosen_NA)
+    if mask_N1 is not None:
+        valid = valid * mask_N1.long()
+    return chosen_NA.new_zeros(experts).scatter_add_(0, chosen_NA.flatten(), valid.flatten())
+
+
+class _Moved(torch.autograd.Function):
+    """Row i of the result is row index[i] // times of x; the gradient is gathered too, by the inverse.
+
+    An `index_select` would have its gradient added up by atomic writes, at several times the cost on a GPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, index: Tensor, inverse: Tensor, times: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.times = times
+        return x_ND.index_select(0, index.div(times, rounding_mode="floor") if times > 1 else index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (inverse,) = ctx.saved_tensors
+        back = grad.index_select(0, inverse)
+        return back.unflatten(0, (-1, ctx.times)).sum(1) if ctx.times > 1 else back, None, None, None
 
 
 class WideFeedForward:
@@ -148,7 +194,7 @@ class WideFeedForward:
         self.gate = mlp.gate if isinstance(mlp, MoE) else None
         router = [] if self.gate is None else [self.gate.weight]
         self.routed = sum(len(weight) for weight in router)
-        gates, ups, downs = zip(*_expert_weights(mlp), strict=True)
+        gates, ups, downs = zip(*expert_weights(mlp), strict=True)
         self.first = torch.cat([*router, *gates, *ups]) * norm.weight
         self.down = torch.cat([down.t() for down in downs])
 
@@ -172,13 +218,13 @@ def _all_weights(scores_BE: Tensor, gate: Gate) -> Tensor:
     return full.scatter_(1, chosen, weights)
 
 
-def _expert_weights(mlp: MLP | MoE) -> list[tuple[Tensor, Tensor, Tensor]]:
+def expert_weights(mlp: MLP | MoE) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Gate (I, D), up (I, D), down (D, I) of each expert, shared ones last; a dense MLP is one expert."""
     if isinstance(mlp, MLP):
         return [(mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)]
     pairs = zip(mlp.experts.gate_up_proj, mlp.experts.down_proj, strict=True)
     routed = [(*gate_up.chunk(2), down) for gate_up, down in pairs]
-    return routed + (_expert_weights(mlp.shared_experts) if mlp.shared_experts else [])
+    return routed + (expert_weights(mlp.shared_experts) if mlp.shared_experts else [])
 
 
 class MoE(nn.Module):
@@ -210,10 +256,12 @@ class MoE(nn.Module):
 
     @torch.no_grad()
     def _count(self, chosen_NA: Tensor, mask_BT: Tensor | None) -> None:
-        valid = torch.ones_like(chosen_NA)
-        if mask_BT is not None:
-            valid = valid * mask_BT.reshape(-1, 1).long()
-        self.load.scatter_add_(0, chosen_NA.flatten(), valid.flatten())
+        self.load += _count(chosen_NA, len(self.load), None if mask_BT is None else mask_BT.reshape(-1, 1))
+
+    def gather_load(self) -> None:
+        """Make the load that of the whole batch, where several ranks have each counted their part."""
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(self.load)
 
     def max_violation(self) -> Tensor:
         """MaxVio of the accumulated load: (max - mean) / mean, 0 if balanced or without load (2408.15664)."""
@@ -222,7 +270,10 @@ class MoE(nn.Module):
 
     @torch.no_grad()
     def update_bias(self, gamma: float) -> None:
-        """b_i += gamma sign(mean load - load_i), then forget the load (2408.15664, algorithm 1)."""
+        """b_i += gamma sign(mean load - load_i), then forget the load (2408.15664, algorithm 1).
+
+        Where there are several ranks, `gather_load` goes before, so that all move their bias alike.
+        """
         load = self.load.double()
         self.gate.e_score_correction_bias += gamma * torch.sign(load.mean() - load).float()
         self.load.zero_()

@@ -70,6 +70,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return self.inner.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def largest_id(self) -> int:
+        return max(self.inner.get_vocab(with_added_tokens=True).values())
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text; nothing is added before or after."""
         return self.inner.encode(text, add_special_tokens=False).ids

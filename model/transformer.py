@@ -56,6 +56,10 @@ class MTPLayer(Block):
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.shared_head = nn.ModuleDict({"norm": nn.RMSNorm(config.hidden_size, config.rms_norm_eps)})
 
+    def merge(self, hidden: Tensor, embedded: Tensor) -> Tensor:
+        """h' of hidden states h_i and embeddings of t_{i+1}, both (..., D)."""
+        return self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], -1)).type_as(hidden)
+
     def predict(
         self,
         hidden: Tensor,
@@ -65,8 +69,7 @@ class MTPLayer(Block):
         routing: list[Tensor] | None = None,
     ) -> Tensor:
         """Hidden states h_i and embeddings of t_{i+1}, both (B, T, D) -> states that predict t_{i+2}."""
-        x = self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], -1)).type_as(hidden)
-        return self.shared_head["norm"](self(x, rotation, mask, routing))
+        return self.shared_head["norm"](self(self.merge(hidden, embedded), rotation, mask, routing))
 
 
 class Backbone(nn.Module):
@@ -101,6 +104,11 @@ class Backbone(nn.Module):
         for block in self.blocks:
             x = block(x, rotation, mask_BT, routing)
         return self.norm(x)
+
+    def numbered_moe_layers(self) -> list[tuple[int, MoE]]:
+        """Layers with routed experts by the number that official tensor names give them."""
+        blocks = [*self.blocks, *([self.mtp] if self.mtp is not None else [])]
+        return [(number, block.mlp) for number, block in enumerate(blocks) if isinstance(block.mlp, MoE)]
 
     def moe_layers(self) -> list[MoE]:
         return [module for module in self.modules() if isinstance(module, MoE)]
@@ -160,10 +168,24 @@ class Transformer(nn.Module):
         """Logits (B, T, V)."""
         return self.logits(self.hidden(tokens_BT))
 
-    def update_bias(self, gamma: float) -> None:
-        """Balance every MoE layer by the load since the last call (section 2.1.2)."""
-        for layer in self.model.moe_layers():
+    def compile_blocks(self) -> None:
+        """Let each block be compiled at its first forward, for training on a GPU; shapes should stay the same."""
+        for block in [*self.model.blocks, *([self.model.mtp] if self.model.mtp is not None else [])]:
+            block.compile(dynamic=False)
+
+    def update_bias(self, gamma: float) -> dict[int, float]:
+        """Balance every MoE layer by the load since the last call, over all ranks (section 2.1.2).
+
+        Returns each layer's MaxVio of that load, by the layer's number; the multi-token layer's is
+        `num_hidden_layers`. A layer without load is left out.
+        """
+        violations = {}
+        for number, layer in self.model.numbered_moe_layers():
+            layer.gather_load()
+            if layer.load.any():
+                violations[number] = float(layer.max_violation())
             layer.update_bias(gamma)
+        return violations
 
     def max_violation(self) -> float:
         """Mean MaxVio of the MoE layers over the load since the last `update_bias`; 0 for a dense model."""

@@ -145,7 +145,7 @@ class Learner:
 
 
 def learner(speaker: Speaker, config: GRPOConfig, device: str) -> Learner:
-    """Make a policy ready for training: in evaluation mode, so that no expert's load is counted."""
+    """Make a policy ready for training; its reference, in evaluation mode, counts no expert's load."""
     speaker.model.eval()
     reference = copy.deepcopy(speaker.model).requires_grad_(False) if config.beta else None
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
@@ -316,6 +316,7 @@ def update(learner: Learner, minibatch: Sequence[Trajectory], step: int) -> dict
     kept = [t for t in minibatch if not (config.mask_truncated_completions and t.completion.finish == "length")]
     tokens = sum(len(each.completion.ids) for each in kept)
     totals: dict[str, Tensor] = {}
+    model.train()  # so that the load of the experts is counted; nothing else differs
     for batch in _batches(learner, kept):
         loss, sums = _loss(learner, batch, [kept[i] for i in batch.index], tokens, len(kept))
         loss.backward()
@@ -327,6 +328,7 @@ def update(learner: Learner, minibatch: Sequence[Trajectory], step: int) -> dict
         group["lr"] = rate
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
+    violations = model.eval().update_bias(0.0)  # counted for the log alone: the bias is frozen
     means = {name: value.item() / max(tokens, 1) for name, value in totals.items() if name != "loss"}
     return {
         "loss": totals["loss"].item() if totals else 0.0,
@@ -334,6 +336,7 @@ def update(learner: Learner, minibatch: Sequence[Trajectory], step: int) -> dict
         "grad_norm": float(grad_norm),
         "learning_rate": rate,
         "num_tokens": float(tokens),
+        **{f"max_violation/layer_{number}": each for number, each in violations.items()},
     }
 
 
@@ -358,8 +361,9 @@ def _loss(
     old = torch.zeros_like(mask).masked_scatter(mask.bool(), torch.tensor(sampled, device=learner.device))
     advantage = torch.tensor([each.advantage for each in trajectories], device=learner.device)[:, None]
     now = logprobs(
-        learner.speaker.model, batch.tokens, temperature=config.temperature, mask_BT=mask, return_entropy=True
-    )
+        learner.speaker.model, batch.tokens, temperature=config.temperature, mask_BT=mask,
+        valid_BT=batch.valid, return_entropy=True,
+    )  # fmt: skip
     assert isinstance(now, tuple)
     logp, entropy = now
     ref = _reference_logprobs(learner, batch)

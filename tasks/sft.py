@@ -178,8 +178,9 @@ class Student:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         violation = model.max_violation()
-        model.update_bias(self.config.bias_update_speed)
+        per_layer = model.update_bias(self.config.bias_update_speed)
         figures = {name: value.item() for name, value in totals.items()}
+        figures |= {f"max_violation/layer_{number}": each for number, each in per_layer.items()}
         return {**figures, "grad_norm": float(norm), "max_violation": violation, "learning_rate": rate,
                 "num_tokens": tokens}  # fmt: skip
 

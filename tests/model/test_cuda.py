@@ -9,7 +9,7 @@ from model import checkpoint
 from model.loss import token_logprobs
 from model.moe import MoE
 from model.optim import adamw
-from model.sampler import logprobs, sample
+from model.sampler import Drafts, logprobs, sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -45,9 +45,7 @@ def test_grouped_products_in_bfloat16_stay_near_float32(tiny):
     chosen, weights = chosen.detach(), weights.detach()
     exact = layer.experts.grouped(x, chosen, weights)
     with torch.autocast("cuda", torch.bfloat16):
-        assert layer.experts._has_grouped_mm(x)
         rough = layer.experts.grouped(x, chosen, weights)
-    assert not layer.experts._has_grouped_mm(x)
     results = [
         torch.autograd.grad(out.float().square().sum(), [x, *layer.experts.parameters()]) for out in (exact, rough)
     ]
@@ -99,3 +97,42 @@ def test_training_under_autocast_learns(build):
         assert model.max_violation() > 0
         model.update_bias(1e-3)
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"top_p": 1.0}, {}, {"temperature": 0.7, "top_p": 1.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"q_lora_rank": 16, "n_group": 4, "topk_group": 2, "n_shared_experts": 2, "kv_lora_rank": 20},
+        {"first_k_dense_replace": 3},
+        {"moe_intermediate_size": 96},
+    ],
+    ids=["plain", "groups", "dense", "wide"],
+)
+def test_samples_by_kernels_and_graphs_with_drafts_or_not_are_those_of_the_cpu(build, changes, settings):
+    settings = {**SETTINGS, **settings}
+    model = build(num_nextn_predict_layers=1, **changes)
+    here = ids(sample(model, PROMPTS, SEEDS, **settings))
+    there = model.cuda()
+    for max_batch in (512, 4):
+        assert ids(sample(there, PROMPTS, SEEDS, **settings, max_batch=max_batch)) == here
+        assert ids(sample(there, PROMPTS, SEEDS, **settings, max_batch=max_batch, drafts=Drafts())) == here
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_log_probabilities_by_kernels_equal_the_plain_formula(dtype, tolerance):
+    torch.manual_seed(0)
+    hidden = torch.randn(3000, 64, device="cuda", dtype=dtype, requires_grad=True)
+    head = (torch.randn(500, 64, device="cuda") * 0.2).to(dtype).requires_grad_()
+    targets, weight = torch.randint(0, 500, (3000,), device="cuda"), torch.randn(3000, device="cuda")
+    own = token_logprobs(hidden, head, targets, temperature=0.7)[0]
+    logits = hidden.double() @ head.double().t() / 0.7
+    expected = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(own.double(), expected, atol=tolerance * 10, rtol=tolerance)
+    for one, other in zip(
+        torch.autograd.grad((own * weight).sum(), [hidden, head]),
+        torch.autograd.grad((expected * weight).sum(), [hidden, head]),
+        strict=True,
+    ):
+        assert float((one.float() - other.float()).norm() / other.float().norm()) < tolerance

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model.config import ModelConfig
 from model.moe import MoE, WideFeedForward, balance_loss, choose_experts
+from tests.model.conftest import TINY
 
 
 @pytest.fixture
@@ -147,3 +149,31 @@ def test_balance_loss_leaves_padding_out():
     mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
     separate = [balance_loss([scores[:1]], 2, 1.0), balance_loss([scores[1:, :3]], 2, 1.0)]
     assert float(balance_loss([scores], 2, 1.0, mask)) == pytest.approx(float(sum(separate)) / 2, rel=1e-5)
+
+
+def balance_on_rank(rank, address, results):
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    torch.manual_seed(0)
+    layer = MoE(ModelConfig(**TINY))
+    layer.load.copy_(torch.tensor([[8, 0, 2, 2, 2, 2, 2, 2], [0, 3, 2, 2, 2, 2, 2, 9]][rank]))
+    layer.gather_load()
+    violation = float(layer.max_violation())
+    layer.update_bias(0.01)
+    results.put((violation, layer.gate.e_score_correction_bias.tolist()))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_move_the_bias_by_the_load_of_both(tmp_path):
+    """The load of both is 8, 3, 4, 4, 4, 4, 4, 11 about a mean of 5.25."""
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.Queue()
+    address = (tmp_path / "meeting").as_uri()
+    ranks = [context.Process(target=balance_on_rank, args=(rank, address, results)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    (violation, bias), other = results.get(timeout=100), results.get(timeout=100)
+    for rank in ranks:
+        rank.join()
+    assert (violation, bias) == other
+    assert violation == pytest.approx(11 / 5.25 - 1)
+    assert bias == pytest.approx([-0.01, *[0.01] * 6, -0.01])

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.sampler import draw, logprobs, sample, uniform
+from model.draw import draw, uniform
+from model.sampler import logprobs, sample
 
 PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [11], [20, 21, 22, 23], [5, 6, 7]]
 SEEDS = [[10, 11, 12], [20, 21], [30, 31, 32, 33], [40], [10, 50]]

@@ -230,3 +230,14 @@ def test_autocast_in_bfloat16_stays_near_float32(build):
     assert further.isfinite().all()
     near = (exact - rough.float()).flatten(0, 1).norm(dim=-1) < 0.1 * exact.flatten(0, 1).norm(dim=-1)
     assert near.float().mean() > 0.8  # rounding may send a token to another expert
+
+
+def test_the_violation_of_each_layer_is_told_by_its_number(build):
+    model = build(num_nextn_predict_layers=1).train()
+    tokens = torch.randint(0, 60, (4, 20), generator=torch.Generator().manual_seed(0))
+    model.hidden(tokens)
+    expected = [float(layer.max_violation()) for layer in model.model.moe_layers()]
+    assert model.update_bias(0.1) == pytest.approx({1: expected[0], 2: expected[1]})
+    model.hidden_with_mtp(tokens)
+    assert set(model.update_bias(0.1)) == {1, 2, 3}
+    assert model.update_bias(0.1) == {}

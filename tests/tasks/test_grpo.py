@@ -339,11 +339,12 @@ def test_the_rate_warms_up(small: Make, problems: Problems) -> None:
     assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
 
 
-def test_training_runs_in_evaluation_mode_and_leaves_the_gate_alone(small: Make, problems: Problems) -> None:
+def test_training_ends_in_evaluation_mode_and_leaves_the_gate_alone(small: Make, problems: Problems) -> None:
     speaker = small()
     speaker.model.train()
     student = learner(speaker, config(**GENERAL), "cpu")
-    list(taught(student, [], problems(20, {"helpful": 1.0}), by_number))
+    told = [metrics for _, metrics, _ in taught(student, [], problems(20, {"helpful": 1.0}), by_number)]
+    assert all(0 < metrics["max_violation/layer_1"] <= 1 for metrics in told)  # at most 2 of 4 experts are idle
     assert student.reference is not None
     for model in (speaker.model, student.reference):
         assert not any(module.training for module in model.modules())
@@ -385,10 +386,13 @@ def test_a_rerun_gives_the_same_bits(start: Policy, tmp_path: Path) -> None:
     ours, theirs = (each.record() for each in made)
     assert ours["fingerprint"] == theirs["fingerprint"]
     weights = sorted(name for name in ours["files"] if name.endswith(".safetensors"))
-    assert weights == ["checkpoints/step-000002/model.safetensors", "policy/model.safetensors"]
+    folders = ["checkpoints/step-000002", "policy"]
+    assert weights == [f"{folder}/{part}.safetensors" for folder in folders for part in ("model", "mtp")]
     for name in (*weights, "trajectories.parquet"):
         assert ours["files"][name] == theirs["files"][name]
-    assert len({*(ours["files"][name] for name in weights), start.record()["files"][weights[1]]}) == 3
+    trained = {ours["files"][f"{folder}/model.safetensors"] for folder in folders}
+    assert len({*trained, start.record()["files"]["policy/model.safetensors"]}) == 3
+    assert ours["files"][f"{folders[0]}/mtp.safetensors"] == ours["files"]["policy/mtp.safetensors"]  # not trained
 
 
 def test_the_stage_writes_what_its_loop_did(start: Policy, plain: Session) -> None:

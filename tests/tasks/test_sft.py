@@ -127,6 +127,7 @@ def test_a_step_counts_the_load_of_valid_tokens_and_moves_the_gates_bias(small: 
     metrics = learner.step(parts, 0.0)
     assert speaker.model.training
     mean = load.double().mean()
+    assert metrics["max_violation/layer_1"] == metrics["max_violation"]
     assert metrics["max_violation"] == pytest.approx(float((load.max() - mean) / mean))
     assert experts.gate.e_score_correction_bias.tolist() == [0.25 * math.copysign(1, mean - n) for n in load]
     assert experts.load.tolist() == [0] * 4
