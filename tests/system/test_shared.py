@@ -122,7 +122,7 @@ def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
     row.get_by_role("link", name="tiny").click()
     page.get_by_role("button", name="Run", exact=True).last.click()
     page.get_by_text("Custom run").click()
-    field(page, "Max Steps").fill("40")
+    field(page, "Max Steps").fill("80")
     field(page, "save_every_s").fill("0")
     page.get_by_role("button", name="Submit").click()
     run = wait_for(lambda: up.runs_of("r1-zero"))[0]
@@ -147,7 +147,7 @@ def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
     retry(page, up, run["id"])
     wait_for(lambda: len(up.runs_of("stage")) == 2)
     computes = work(tmp_path / "computes", "cpu")
-    wait_for(lambda: up.state(run["id"]) == "Completed", 300)
+    wait_for(lambda: up.state(run["id"]) == "Completed", 600)
     folder = metrics.parent
     record = read_json(folder / "record.json")
     client = MlflowClient(servers.mlflow)
@@ -155,7 +155,7 @@ def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
     assert made.data.tags["attempts"] == "2"
     assert made.data.tags["folder"] == f"{servers.depot}/{folder.name}"
     history = client.get_metric_history(made.info.run_id, "grad_norm")
-    assert [point.step for point in history] == [*range(1, 41)]
+    assert [point.step for point in history] == [*range(1, 81)]
     assert max(point.step for point in history if point.timestamp / 1000 < killed) >= 4
 
     for each in (orders, computes):
