@@ -130,7 +130,7 @@ def _a_million_rows(runs: Path) -> None:
             runs / key / "record.json",
             {
                 "key": key, "name": name, "stage": stage, "version": 1, "fingerprint": fingerprint, "summary": {},
-                "config": {"config": {"seed": 0}}, "files": {},
+                "config": {"config": {"seed": 0}}, "files": {}, "wall_s": 0,
                 "parents": [{"argument": argument, "name": argument, "key": at} for argument, at in parents.items()],
             },
         )  # fmt: skip

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from data.lineage import RECORD, Artifact, Json, broken_files, read_json
+from data.lineage import RECORD, Artifact, Json, broken_files, read_record
 
 
 class Depot:
@@ -66,7 +66,7 @@ class Depot:
         beside.mkdir(parents=True)
         local = fs.LocalFileSystem()
         _copy(self._files, f"{self._root}/{artifact.key}/{RECORD}", local, str(beside / RECORD))
-        for name in _files_of(read_json(beside / RECORD)):
+        for name in _files_of(read_record(beside)):
             _copy(self._files, f"{self._root}/{artifact.key}/{name}", local, str(beside / name))
         if broken := broken_files(beside):
             raise ValueError(f"{self.address}/{artifact.key}/{broken[0]} is not what its record says")

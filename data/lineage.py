@@ -26,6 +26,7 @@ PLACE: dict[str, Json] = {"identity": False}
 """`json_schema_extra` of a setting that says where something lies, not what it is."""
 
 RECORD = "record.json"
+RECORDED = ("key", "name", "stage", "version", "fingerprint", "config", "parents", "summary", "files", "wall_s")
 METRICS = "metrics.jsonl"
 """One JSON object a step of training, in the folder of the artifact."""
 
@@ -70,7 +71,7 @@ class Artifact:
 
     def record(self) -> dict[str, Json]:
         """Return the record. Raises FileNotFoundError while the artifact is not made."""
-        return read_json(self.folder / RECORD)
+        return read_record(self.folder)
 
 
 class Policy(Artifact):
@@ -140,7 +141,7 @@ def check(artifact: Artifact) -> None:
 
 def broken_files(folder: Path) -> list[str]:
     """List the files of an artifact's folder that are not as its record says."""
-    files: dict[str, str] = read_json(folder / RECORD)["files"]
+    files: dict[str, str] = read_record(folder)["files"]
     return [name for name, digest in files.items() if not _is(folder / name, digest)]
 
 
@@ -155,6 +156,15 @@ def read_json(path: Path) -> dict[str, Json]:
     except ValueError as error:
         raise ValueError(f"{path} is damaged, no JSON: {error}") from None
     return value
+
+
+def read_record(folder: Path) -> dict[str, Json]:
+    """Read an artifact's record. Raises ValueError for one that another version of the project has written."""
+    record = read_json(folder / RECORD)
+    if missing := [key for key in RECORDED if key not in record]:
+        told = f"{folder / RECORD} has no {missing[0]!r}: another version made it"
+        raise ValueError(f"{told}. Delete the folder to make it again, or choose another --runs")
+    return record
 
 
 def write_json(path: Path, value: Json) -> None:
@@ -178,7 +188,7 @@ def ancestors(artifact_key: str, runs: Path) -> Iterator[tuple[int, dict[str, Js
             if key in seen:
                 continue
             seen.add(key)
-            record = read_json(runs / key / RECORD)
+            record = read_record(runs / key)
             yield depth, record
             following += [parent["key"] for parent in record["parents"]]
         level, depth = following, depth + 1

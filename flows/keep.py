@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.lineage import RECORD, Json, ancestors, broken_files, read_json
+from data.lineage import RECORD, Json, ancestors, broken_files, read_json, read_record
 from data.lock import locked
 
 
@@ -31,7 +31,7 @@ def collect_garbage(runs: Path, delete: bool) -> Iterator[str]:
         if folder.is_dir() and not folder.name.startswith(".") and folder.name not in needed:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             total += size
-            name = read_json(folder / RECORD)["name"] if (folder / RECORD).is_file() else "unfinished"
+            name = read_record(folder)["name"] if (folder / RECORD).is_file() else "unfinished"
             yield f"{_size(size):>9}  {folder.name}  {name}"
             if delete:
                 lock = runs / f".{folder.name}.lock"
@@ -53,7 +53,7 @@ def _needed(runs: Path) -> set[str]:
 
 
 def _records(runs: Path) -> dict[str, dict[str, Json]]:
-    return {path.parent.name: read_json(path) for path in sorted(runs.glob(f"[!.]*/{RECORD}"))}
+    return {path.parent.name: read_record(path.parent) for path in sorted(runs.glob(f"[!.]*/{RECORD}"))}
 
 
 def _parents(record: dict[str, Json]) -> set[str]:

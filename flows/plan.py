@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.depot import Depot
-from data.lineage import RECORD, BrokenArtifact, Json, Report, read_json, write_json
+from data.lineage import RECORD, BrokenArtifact, Json, Report, read_json, read_record, write_json
 from data.lock import locked
 from flows import r1 as figure
 from flows.recipe import Recipe, settings_of
@@ -123,10 +123,10 @@ def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
     made = {entry["name"]: entry for entry in read_json(last)["stages"]}.get(step.artifact.name)
     if made is None:
         return [Reason("the last run had no such stage", None, None)]
-    record_file = runs / f"{made['stage']}-{made['fingerprint']}" / RECORD
-    if not record_file.is_file():
+    folder = runs / f"{made['stage']}-{made['fingerprint']}"
+    if not (folder / RECORD).is_file():
         return [Reason("its artifact was deleted", None, None)]
-    record = read_json(record_file)
+    record = read_record(folder)
     found = [Reason("stage version", record["version"], step.version)] if record["version"] != step.version else []
     found += _differences(record["config"], step.config, "")
     before = {(p["argument"], p["name"]): p["key"] for p in record["parents"]}

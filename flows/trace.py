@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from data.lineage import METRICS, RECORD, Artifact, Json, Policy, ancestors, read_json
+from data.lineage import METRICS, RECORD, Artifact, Json, Policy, ancestors, read_json, read_record
 from data.store import has_row, read_table, rows_of
 
 TABLES = ("trajectories", "kept", "dropped", "rows", "problems", "general", "pairs", "points")
@@ -32,7 +32,7 @@ def find(identity: str, runs: Path) -> Artifact:
         found = f"{len(matching)} artifacts begin so" if matching else "no such artifact"
         raise ValueError(f"{identity!r}: {found} under {runs}; give recipe/name, such as micro/r1, or a whole key")
     stage, _, digits = matching[0].rpartition("-")
-    return Policy(read_json(runs / matching[0] / RECORD)["name"], stage, digits, runs)
+    return Policy(read_record(runs / matching[0])["name"], stage, digits, runs)
 
 
 def parse(identity: str, runs: Path) -> tuple[Artifact, str]:
@@ -54,7 +54,7 @@ def lines(identity: str, runs: Path) -> Iterator[str]:
 
 def _above(key: str, depth: int, seen: set[str], runs: Path) -> Iterator[str]:
     """An artifact and, indented beneath it, what it was made from; what was told before is only named."""
-    record = read_json(runs / key / RECORD)
+    record = read_record(runs / key)
     figures = {name: value for name, value in record["summary"].items() if isinstance(value, int | float)}
     told = "  ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:6])
     yield f"{'  ' * depth}{record['name']}  {key}  {'(above)' if key in seen else told}"
@@ -83,8 +83,8 @@ def _learned(record: Mapping[str, Json], runs: Path) -> Iterator[tuple[Path, Map
         yield runs / record["key"] / "trajectories.parquet", {"trajectory": _maker(record)}
     for parent in record["parents"]:
         if record["stage"] == "finetune" and parent["argument"] == "rows":
-            built = read_json(runs / parent["key"] / RECORD)
-            by = {each["argument"]: _maker(read_json(runs / each["key"] / RECORD)) for each in built["parents"]}
+            built = read_record(runs / parent["key"])
+            by = {each["argument"]: _maker(read_record(runs / each["key"])) for each in built["parents"]}
             own = _maker(built)
             makers = {"trajectory": by.get("trajectories", own), "writers": by.get("general", own)}
             yield runs / parent["key"] / "rows.parquet", makers
@@ -144,7 +144,7 @@ def _fate(runs: Path, child: Mapping[str, Json], row: str) -> tuple[str, str]:
 def _children(runs: Path) -> dict[str, list[dict[str, Json]]]:
     found: dict[str, list[dict[str, Json]]] = {}
     for path in sorted(runs.glob(f"[!.]*/{RECORD}")):
-        record = read_json(path)
+        record = read_record(path.parent)
         for parent in record["parents"]:
             found.setdefault(parent["key"], []).append(record)
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.depot import Depot
-from data.lineage import Artifact, sha256_of, write_json
+from data.lineage import RECORDED, Artifact, sha256_of, write_json
 
 
 def made(runs: Path) -> Artifact:
@@ -15,7 +15,8 @@ def made(runs: Path) -> Artifact:
     rows = artifact.folder / "deep" / "rows.txt"
     rows.parent.mkdir(parents=True)
     rows.write_text("a row")
-    write_json(artifact.folder / "record.json", {"files": {"deep/rows.txt": sha256_of(rows)}})
+    record = dict.fromkeys(RECORDED) | {"files": {"deep/rows.txt": sha256_of(rows)}}
+    write_json(artifact.folder / "record.json", record)
     return artifact
 
 

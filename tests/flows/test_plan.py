@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.lineage import Artifact, write_json
+from data.lineage import RECORDED, Artifact, write_json
 from flows.plan import closure, outdated, plan, reasons
 from flows.recipe import load
 from tasks.stage import Step
@@ -139,8 +139,8 @@ def made(artifact: Artifact, step: Step) -> dict[str, object]:
         for argument, several in step.parents.items()
         for each in several
     ]
-    record = {"version": step.version, "config": step.config, "parents": parents, "files": {}}
-    write_json(artifact.folder / "record.json", record)
+    told = {"version": step.version, "config": step.config, "parents": parents, "files": {}}
+    write_json(artifact.folder / "record.json", dict.fromkeys(RECORDED) | told)
     return {"name": artifact.name, "stage": artifact.stage, "fingerprint": artifact.fingerprint}
 
 

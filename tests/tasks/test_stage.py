@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from pydantic import Field
 
+from data.depot import Depot
 from data.lineage import PLACE, Artifact, BrokenArtifact, Policy, Report, Settings, Table, canonical, fingerprint
-from tasks.stage import Run, Session, Summary, session, stage
+from tasks.stage import Run, Session, Site, Summary, session, stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,6 +187,58 @@ def test_a_file_that_changed_is_found(plain: Session, harm: Callable[[Artifact],
     harm(artifact)
     with pytest.raises(BrokenArtifact, match=rf"{artifact.key}/tea.txt was changed or is missing"):
         brew("tea", Pot())
+
+
+def test_a_record_of_another_version_is_one_clear_error(plain: Session) -> None:
+    made = brew("tea", Pot())
+    record = made.record()
+    del record["files"]
+    (made.folder / "record.json").write_text(json.dumps(record))
+    told = f"{made.folder}/record.json has no 'files': another version made it. Delete the folder to make it again"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        brew("tea", Pot())
+
+
+class Elsewhere(Site):
+    """A site that has artifacts of other machines in a folder, and remembers what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.depot, self.asked = Depot(f"file://{folder}"), list[str]()
+
+    def take(self, artifact: Artifact) -> bool:
+        self.asked.append(f"take {artifact.name}")
+        return self.depot.take(artifact)
+
+    def put(self, artifact: Artifact) -> None:
+        self.asked.append(f"put {artifact.name}")
+        self.depot.put(artifact)
+
+
+def test_what_another_machine_made_is_taken_and_what_is_made_here_is_put(tmp_path: Path) -> None:
+    calls: list[str] = []
+    made = {}
+    for machine in ("one", "two"):
+        with session(Session(tmp_path / machine, "plain", site=Elsewhere(tmp_path / "depot"))) as opened:
+            leaves = brewing(calls=calls)("leaves", Pot(spoons=1))
+            made[machine] = brewing(calls=calls)("tea", Pot(), leaves)
+    assert calls == ["leaves", "tea"]
+    assert [step.cached for step in opened.steps] == [True, True]
+    assert made["one"].record() == made["two"].record()
+
+
+def test_a_stage_alone_takes_the_parents_that_it_lacks(tmp_path: Path) -> None:
+    calls: list[str] = []
+    with session(Session(tmp_path / "one", "plain", site=Elsewhere(tmp_path / "depot"))):
+        leaves = brewing(calls=calls)("leaves", Pot(spoons=1))
+    with session(Session(tmp_path / "two", "plan")):
+        wanted = brewing()("tea", Pot(), brewing()("leaves", Pot(spoons=1))).key
+    there = Elsewhere(tmp_path / "depot")
+    with session(Session(tmp_path / "two", "plain", site=there, wanted=frozenset({wanted}))) as opened:
+        brewing(calls=calls)("tea", Pot(), brewing(calls=calls)("leaves", Pot(spoons=1)))
+    assert calls == ["leaves", "tea"]
+    assert (tmp_path / "two" / leaves.key / "tea.txt").read_text() == "1 spoons"
+    assert there.asked == ["take tea", "take tea", "take leaves", "put tea"]
+    assert [step.artifact.done for step in opened.steps] == [True, True]
 
 
 def test_a_stage_needs_a_session() -> None:
