@@ -283,7 +283,7 @@ def _resolve(table: Raw, name: str, origin: Origin) -> None:
         return
     key = f"{name}.path"
     if place.startswith("seed:"):
-        seeds = sorted(folder.name for folder in SEEDS.iterdir())
+        seeds = sorted(folder.name for folder in SEEDS.iterdir() if folder.is_dir())
         if place.removeprefix("seed:") not in seeds:
             allowed = ", ".join(f"seed:{seed}" for seed in seeds)
             raise ValueError(f"{origin.where(key.split('.'))}: {key}: {place!r} does not ship; there are {allowed}")
