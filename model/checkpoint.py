@@ -85,7 +85,7 @@ def load(
     folder = Path(folder)
     values = _read_config(folder)
     tokenizer = Tokenizer.load(folder)
-    config = _present_config(values, _shapes(folder))
+    config = _present_config(ModelConfig.from_dict(values), _shapes(folder))
     _check_tokenizer(tokenizer, config)
     reward = REWARD_ARCHITECTURE in (values.get("architectures") or [])
     with torch.device("meta"):
@@ -108,9 +108,10 @@ def inspect(folder: str | Path) -> None:
     values = _read_config(folder)
     if REWARD_ARCHITECTURE in (values.get("architectures") or []):
         raise ValueError("a reward model, which scores texts and writes none")
+    told = ModelConfig.from_dict(values)
     shapes = _shapes(folder)
     fp8.check_shapes(shapes, fp8.block_size(values))
-    config = _present_config(values, shapes)
+    config = _present_config(told, shapes)
     with torch.device("meta"):
         model = Transformer(config)
     weights = {name: shape for name, shape in shapes.items() if not name.endswith(fp8.SCALE)}
@@ -127,9 +128,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{_CONFIG} is no JSON: {error}") from None
 
 
-def _present_config(values: Mapping[str, Any], names: Iterable[str]) -> ModelConfig:
+def _present_config(config: ModelConfig, names: Iterable[str]) -> ModelConfig:
     """The configuration, of no multi-token layer where none of it is stored."""
-    config = ModelConfig.from_dict(values)
     prefix = _multi_token_prefix(config)
     stored = any(name.startswith(prefix) for name in names)
     return config if stored else replace(config, num_nextn_predict_layers=0)
