@@ -130,6 +130,11 @@ class CudaDecoder(Decoder):
     def captured(
         self, name: str, work: Callable[..., tuple[Tensor, ...]], cache: LatentCache, *given: Tensor
     ) -> tuple[Tensor, ...]:
+        """`work(*given, cache)` by a CUDA graph of its own for each name, bucket of rows, cache and shape.
+
+        `given` tensors are (B, ...); the results are the first B rows of the graph's, which the next call overwrites.
+        Where captures are off, `work` is called as it is.
+        """
         assert isinstance(cache, SlotCache)
         if not self.captures:
             return work(*given, cache)

@@ -43,6 +43,7 @@ class _KernelLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        """(N, D), (V, D) and (N,) to log-probabilities (N,), float32."""
         from model import kernels
 
         kind = _product_type(hidden)
@@ -58,6 +59,7 @@ class _KernelLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient (N,) to those of hidden (N, D) and head (V, D); the logits are computed again."""
         from model import kernels
 
         hidden, head, targets, norm = ctx.saved_tensors
@@ -83,6 +85,7 @@ class _TokenLogprobs(torch.autograd.Function):
         chunk: int,
         wants_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
+        """(N, D), (V, D) and (N,) to log-probabilities (N,), float32, and where wanted the entropies (N,)."""
         kind = _product_type(hidden)
         keep = any(ctx.needs_input_grad) and 4 * len(targets) * len(head) <= KEPT_BYTES
         result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)

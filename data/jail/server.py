@@ -222,6 +222,7 @@ class Server:
         os.mkdir(folder, 0o700)
 
         def prepare() -> None:
+            """Give the folder to the compiler's own user, and confine it to that."""
             os.chdir(folder)
             user = own_user()
             if user is not None:
