@@ -1,7 +1,7 @@
 """The one answer that a text gives, read exactly or not at all.
 
-If a text has `\\boxed{}` the box is the answer, and all boxes have to agree; without a box the text is one
-answer, perhaps led in by a few words ("the answer is", "答案是"), and nothing that offers several.
+If a text has `\\boxed{}` the last one with balanced braces is the answer; without a box the text is one answer,
+perhaps led in by a few words ("the answer is", "答案是"), and nothing that offers several.
 
 Normalisation, all of it: runs of white space become one space, the signs `−` and `×` `÷` `：` become ASCII,
 LaTeX that only sets type (`\\left`, `\\,`, `\\text{}`, `$`) goes away. Digits outside ASCII and invisible
@@ -78,14 +78,14 @@ def normal(text: str) -> str:
 
 
 def one_answer(text: str) -> str:
-    """The content of the box, or else the whole text. Raises Unparseable where that is not one short answer."""
+    """The content of the last box, or else the whole text. Raises Unparseable where that is not one short answer."""
     if _BOX in text:
-        contents = list(dict.fromkeys(map(normal, boxes(text))))
+        contents = boxes(text)
         if not contents:
             raise Unparseable("box without end")
-        if len(contents) > 1 or _BOX in contents[0]:
-            raise Unparseable("several boxes")
-        answer = contents[0]
+        answer = normal(contents[-1])
+        if _BOX in answer:
+            raise Unparseable("box in a box")
     elif len(text) > MAX_RAW:
         raise Unparseable("too long")
     else:
