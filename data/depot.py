@@ -1,18 +1,22 @@
 """Artifacts where several machines reach them: S3-compatible storage, or a folder of a shared file system.
 
 An artifact is put file by file, its record last; so whoever finds a record there finds all that it names. It is
-taken into a hidden folder, held against its record, and renamed.
+taken into a hidden folder, held against its record, and renamed. Of one that is not finished there is what its
+stage has saved so far, so that another machine can go on from there.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pyarrow import fs
 
-from data.lineage import RECORD, Artifact, Json, broken_files, read_record
+from data.lineage import RECORD, RESUME, Artifact, Json, broken_files, read_record
 
 
 class Depot:
@@ -35,10 +39,11 @@ class Depot:
 
     def check(self) -> None:
         """Raise ValueError where the place cannot be listed and written to."""
-        mark = f"{self._root}/.written"
+        mark = f"{self._root}/.written-{secrets.token_hex(4)}"
         try:
             self._files.create_dir(self._root, recursive=True)
             self._files.open_output_stream(mark).close()
+            self._files.delete_file(mark)
         except OSError as error:
             raise ValueError(f"depot {self.address} cannot be written to: {_first_line(error)}") from None
 
@@ -48,11 +53,35 @@ class Depot:
         return bool(info.type == fs.FileType.File)
 
     def put(self, artifact: Artifact) -> None:
-        """Put a finished artifact there, unless it is."""
+        """Put a finished artifact there, unless it is; what was kept of it before gives way."""
         if self.has(artifact):
             return
-        for name in [*_files_of(artifact.record()), RECORD]:
-            _copy(fs.LocalFileSystem(), str(artifact.folder / name), self._files, f"{self._root}/{artifact.key}/{name}")
+        names = [*_files_of(artifact.record()), RECORD]
+        for name in names:
+            self._send(artifact, name)
+        for name in self._sizes(artifact).keys() - set(names):
+            self._files.delete_file(f"{self._root}/{artifact.key}/{name}")
+
+    def keep(self, artifact: Artifact) -> None:
+        """Put there what an unfinished artifact has so far: files that are new or have grown."""
+        there, here = self._sizes(artifact), _sizes(artifact.folder)
+        for name in sorted(here):
+            if there.get(name) != here[name]:
+                self._send(artifact, name)
+        for name in there.keys() - here.keys():
+            self._files.delete_file(f"{self._root}/{artifact.key}/{name}")
+
+    def regain(self, artifact: Artifact) -> None:
+        """Fetch what was kept of an unfinished artifact, where that is further than what is here."""
+        there = self._sizes(artifact)
+        if _progress(there) <= _progress(_sizes(artifact.folder)):
+            return
+        beside = artifact.runs / f".{artifact.key}.taken"
+        shutil.rmtree(beside, ignore_errors=True)
+        for name in there:
+            _copy(self._files, f"{self._root}/{artifact.key}/{name}", fs.LocalFileSystem(), str(beside / name))
+        shutil.rmtree(artifact.folder, ignore_errors=True)
+        beside.rename(artifact.folder)
 
     def take(self, artifact: Artifact) -> bool:
         """Fetch an artifact into its folder. Returns False where it is not there.
@@ -78,7 +107,17 @@ class Depot:
         """Delete an artifact there, its record first."""
         if self.has(artifact):
             self._files.delete_file(f"{self._root}/{artifact.key}/{RECORD}")
+        if self._sizes(artifact):
             self._files.delete_dir(f"{self._root}/{artifact.key}")
+
+    def _send(self, artifact: Artifact, name: str) -> None:
+        _copy(fs.LocalFileSystem(), str(artifact.folder / name), self._files, f"{self._root}/{artifact.key}/{name}")
+
+    def _sizes(self, artifact: Artifact) -> dict[str, int]:
+        """The files that are there of an artifact, by name."""
+        place = f"{self._root}/{artifact.key}/"
+        found = self._files.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=True))
+        return {info.path.removeprefix(place): info.size for info in found if info.type == fs.FileType.File}
 
 
 def _s3() -> fs.S3FileSystem:
@@ -94,6 +133,21 @@ def _s3() -> fs.S3FileSystem:
 
 def _files_of(record: dict[str, Json]) -> list[str]:
     return sorted(record["files"])
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The files of a folder by name, without those that are being written."""
+    names = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    return {
+        name: file.stat().st_size
+        for name, file in names.items()
+        if not file.name.startswith(".") and ".partial" not in name
+    }
+
+
+def _progress(names: Iterable[str]) -> str:
+    """The last state or shard among files; their names count up."""
+    return max((name for name in names if name.startswith(f"{RESUME}/")), default="")
 
 
 def _copy(source: fs.FileSystem, name: str, target: fs.FileSystem, to: str) -> None:

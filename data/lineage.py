@@ -28,6 +28,7 @@ PLACE: dict[str, Json] = {"identity": False}
 RECORD = "record.json"
 RECORDED = ("key", "name", "stage", "version", "fingerprint", "config", "parents", "summary", "files", "wall_s")
 METRICS = "metrics.jsonl"
+RESUME = ".resume"
 """One JSON object a step of training, in the folder of the artifact."""
 
 TIMES = "times.jsonl"

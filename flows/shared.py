@@ -107,6 +107,17 @@ class SharedSite(Site):
         if self.depot is not None:
             self.depot.put(artifact)
 
+    def keep(self, artifact: Artifact) -> None:
+        """Mirror what a stage has saved in the depot; where that fails, this machine alone can go on from there."""
+        if self.depot is not None:
+            with suppress(OSError):
+                self.depot.keep(artifact)
+
+    def regain(self, artifact: Artifact) -> None:
+        """Go on from what the depot holds of an unfinished artifact."""
+        if self.depot is not None:
+            self.depot.regain(artifact)
+
     def alone(self, artifact: Artifact) -> AbstractContextManager[None]:
         """Hold the only slot of a limit that the server keeps; a machine that is gone loses it after a minute."""
         return _slot(f"r1-{artifact.key}")

@@ -18,11 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.lineage import Json, read_json, sha256_of, write_json
+from data.lineage import RESUME, Json, read_json, sha256_of, write_json
 from data.store import read_table, write_table
 from model.checkpoint import Model, load_official, official_tensors
 
-RESUME = ".resume"
 KEPT = 2
 """States that are kept: should the last one have been cut short by a loss of power, there is one before it."""
 

@@ -33,6 +33,7 @@ import polars as pl
 from data.lineage import (
     METRICS,
     RECORD,
+    RESUME,
     TIMES,
     Artifact,
     Json,
@@ -105,6 +106,12 @@ class Site:
     def send(self, step: Step) -> bool:
         """Have a heavy stage made by a machine that fits it, and fetch it. Returns False where it is made here."""
         return False
+
+    def keep(self, artifact: Artifact) -> None:
+        """Let other machines go on from what an unfinished artifact has saved."""
+
+    def regain(self, artifact: Artifact) -> None:
+        """Fetch what another machine saved of an unfinished artifact, where it came further than this one."""
 
     def alone(self, artifact: Artifact) -> AbstractContextManager[None]:
         """Keep other machines from making the same artifact at the same time."""
@@ -245,6 +252,7 @@ class Run:
         if begun - self._saved_at < max(self.session.save_every_s, 40 * self._cost_s):
             return
         resume.save(self.folder, state())
+        self.session.site.keep(self.step.artifact)
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - begun
 
@@ -254,6 +262,7 @@ class Run:
         if found is None:
             found = make()
             resume.write_shard(self.folder, name, found)
+            self.session.site.keep(self.step.artifact)
         return found
 
     def progress(self, done: int, total: int, metrics: Metrics | None = None) -> None:
@@ -392,6 +401,7 @@ def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
     folder = step.artifact.folder
     for parent in (parent for parents in step.parents.values() for parent in parents if not parent.done):
         now.site.take(parent)
+    now.site.regain(step.artifact)
     state, latest = _recover(folder)
     run_id = now.tracker.begin(step) if now.tracker else ""
     step.link = now.tracker.link(run_id) if now.tracker else ""
@@ -401,7 +411,7 @@ def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
         if now.tracker:
             record |= now.tracker.end(run_id, step, record)
         write_json(folder / RECORD, record)
-        shutil.rmtree(folder / resume.RESUME, ignore_errors=True)
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
     except BaseException as error:
         if now.tracker:
             now.tracker.fail(run_id, killed=not isinstance(error, Exception))
@@ -414,7 +424,7 @@ def _recover(folder: Path) -> tuple[State | None, dict[str, float]]:
     Returns that state and the last value of each metric up to it.
     """
     state = resume.latest(folder)
-    kept = {resume.RESUME, METRICS, TIMES, "checkpoints"} if (folder / resume.RESUME).is_dir() else set()
+    kept = {RESUME, METRICS, TIMES, "checkpoints"} if (folder / RESUME).is_dir() else set()
     folder.mkdir(parents=True, exist_ok=True)
     for path in [path for path in folder.iterdir() if path.name not in kept]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -454,7 +464,7 @@ def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[s
             for parent in parents
         ],
         "summary": summary,
-        "files": file_digests(artifact.folder, without=resume.RESUME),
+        "files": file_digests(artifact.folder, without=RESUME),
         "wall_s": round(wall_s, 3),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "made_on": {"device": now.device, "python": platform.python_version(), "isolation": now.isolation},

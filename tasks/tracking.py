@@ -35,10 +35,9 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from data.address import answers
-from data.lineage import METRICS, TIMES, Artifact, Json, Judge, Policy, Report, Table
+from data.lineage import METRICS, RESUME, TIMES, Artifact, Json, Judge, Policy, Report, Table
 from data.store import read_table
 from tasks.describe import Link, describe, waterfall
-from tasks.resume import RESUME
 from tasks.stage import Metrics, Step
 
 for _noisy in ("mlflow", "alembic"):

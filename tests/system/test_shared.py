@@ -104,7 +104,7 @@ def test_wrong_addresses_are_one_line(servers: Installed, settings: dict[str, st
     assert told(R1_DEPOT="s3://not-there/x").startswith("r1: depot s3://not-there/x cannot be written to: ")
 
 
-def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
+def test_a_stage_goes_to_a_machine_with_the_device_and_another_one_goes_on_when_that_is_gone(
     servers: Installed,
     settings: dict[str, str],
     work: Callable[[Path, str], Worker],
@@ -137,6 +137,7 @@ def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
     computes = work(tmp_path / "computes", "cpu")
     wait_for(lambda: heard_of(up, child["id"]))
     [metrics] = wait_for(lambda: list(computes.runs.glob("reinforce-*/metrics.jsonl")))
+    folder = tmp_path / "another" / metrics.parent.name
     wait_for(lambda: len(metrics.read_text().splitlines()) >= 8)
     computes.die()
     killed = time.time()
@@ -146,9 +147,8 @@ def test_a_stage_goes_to_the_machine_with_the_device_and_is_retried_there(
 
     retry(page, up, run["id"])
     wait_for(lambda: len(up.runs_of("stage")) == 2)
-    computes = work(tmp_path / "computes", "cpu")
+    computes = work(tmp_path / "another", "cpu")
     wait_for(lambda: up.state(run["id"]) == "Completed", 600)
-    folder = metrics.parent
     record = read_json(folder / "record.json")
     client = MlflowClient(servers.mlflow)
     made = client.get_run(record["mlflow_run_id"])

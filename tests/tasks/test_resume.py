@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from data.lineage import METRICS, PLACE, TIMES, Artifact, Settings
+from data.lineage import METRICS, PLACE, RESUME, TIMES, Artifact, Settings
 from tasks import evaluate as evaluation
 from tasks import resume
 from tasks import rollout as rollouts
@@ -136,7 +136,7 @@ def test_a_stage_that_is_stopped_again_and_again_makes_the_same(name: str, whole
     assert stops > 1
     assert first_told[1] > first_told[0] or max(first_told) > 1  # it went on, and did not begin anew
     assert files(made) == files(expected)
-    assert not (made.folder / resume.RESUME).exists()
+    assert not (made.folder / RESUME).exists()
     if (made.folder / METRICS).is_file():
         steps = [json.loads(line)["step"] for line in (made.folder / METRICS).read_text().splitlines()]
         assert steps == sorted(set(steps))
@@ -157,7 +157,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_last_two_states_are_kept_and_the_last_is_read(folder: Path) -> None:
-    assert sorted(path.name for path in (folder / resume.RESUME).iterdir()) == ["state-00000002", "state-00000003"]
+    assert sorted(path.name for path in (folder / RESUME).iterdir()) == ["state-00000002", "state-00000003"]
     state = resume.latest(folder)
     assert state is not None
     assert (state.step, state.values) == (3, {"dealt": 3})
@@ -184,14 +184,14 @@ def other_table(state: Path) -> None:
 
 @pytest.mark.parametrize("harm", [truncate, lose_manifest, half_manifest, other_table])
 def test_a_state_that_is_not_whole_is_passed_over(folder: Path, harm: Callable[[Path], None]) -> None:
-    harm(folder / resume.RESUME / "state-00000003")
+    harm(folder / RESUME / "state-00000003")
     state = resume.latest(folder)
     assert state is not None
     assert state.step == 2
 
 
 def test_a_state_that_was_being_written_is_not_seen(folder: Path) -> None:
-    (folder / resume.RESUME / "state-00000004.partial").mkdir()
+    (folder / RESUME / "state-00000004.partial").mkdir()
     state = resume.latest(folder)
     assert state is not None
     assert state.step == 3
