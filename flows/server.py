@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from data.address import answers
@@ -139,11 +140,16 @@ def mlflow(runs: Path, port: int) -> Server:
 
 
 @contextmanager
-def running(*servers: Server) -> Iterator[None]:
-    """Start servers side by side and wait until all answer; close them at the end of the block."""
+def running(*servers: Server, needed: Sequence[str] = ()) -> Iterator[None]:
+    """Start servers side by side and wait until all answer; close them at the end of the block.
+
+    Modules that will be `needed` are imported meanwhile.
+    """
     try:
         for server in servers:
             server.start()
+        for module in needed:
+            import_module(module)
         for server in servers:
             server.wait()
         yield
@@ -173,7 +179,7 @@ def prefect_for(runs: Path, shared: Installation | None = None) -> Iterator[None
         return
     own = prefect(runs, free_port())
     os.environ.update(environment(runs, own.url))
-    with running(own):
+    with running(own, needed=["flows.served"]):
         try:
             yield
         finally:

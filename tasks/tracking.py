@@ -18,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")  # waiting for its queue takes a second
 
 import mlflow
 import polars as pl
@@ -178,7 +179,6 @@ class MlflowTracker:
 
     def _show(self, run_id: str, rows: Sequence[Mapping[str, Json]], at: int) -> None:
         shown = self._shown(run_id)
-        spans = {}
         for row in rows:
             if row["id"] in shown:
                 continue
@@ -189,11 +189,8 @@ class MlflowTracker:
             )  # fmt: skip
             span.set_outputs({name: row[name] for name in ("thinking", "answer", "completion")})
             span.end()
-            spans[span.trace_id] = row
-        mlflow.flush_trace_async_logging()
-        for trace_id, row in spans.items():
             for name, value in assessments(row).items():
-                mlflow.log_feedback(trace_id=trace_id, name=name, value=value, source=RULE)
+                mlflow.log_feedback(trace_id=span.trace_id, name=name, value=value, source=RULE)
 
     def _shown(self, run_id: str) -> set[str]:
         """Rows that an earlier attempt has shown already."""
