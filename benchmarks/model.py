@@ -122,13 +122,13 @@ def synchronised(work: Callable[[], object]) -> Callable[[], object]:
 
 
 def train_on_text(
-    model: Transformer, steps: int, rows: int = 256, gamma: float = 1e-3, rate: float = 5e-4
+    model: Transformer, steps: int, text: Tensor, rows: int = 256, gamma: float = 1e-3, rate: float = 5e-4
 ) -> dict[int, float]:
-    """Pretrain on the crawl as `tasks.sft` does, with the multi-token layer; returns the last 100 steps' MaxVio.
+    """Pretrain on windows of the crawl as `tasks.sft` does, with the multi-token layer.
 
-    The weights are left in bfloat16.
+    Returns the last 100 steps' MaxVio; the weights are left in bfloat16.
     """
-    text = windows().to(next(model.parameters()).device)
+    text = text.to(next(model.parameters()).device)
     model.float().train()
     if text.is_cuda:
         model.compile_blocks()
@@ -167,7 +167,7 @@ def balance(steps: int = 800) -> None:
         torch.manual_seed(0)
         seed, _ = checkpoint.load(SEED)
         model = Transformer(seed.config).cuda()
-        found = train_on_text(model, steps, gamma=gamma, rate=3e-3)
+        found = train_on_text(model, steps, windows(), gamma=gamma, rate=3e-3)
         layers = [found[layer] for layer in sorted(found)]
         record(
             f"MaxVio, miniature base, mean of layers, gamma {gamma:g}", sum(layers) / len(layers),

@@ -140,20 +140,23 @@ def decode_step(context: int = 8192, rows: int = 64) -> None:
     )  # fmt: skip
 
 
-def drafting(steps: int = 1000) -> None:
-    """Text of the miniature's crawl, by a V3-shaped model that was trained on it with its multi-token layer."""
+def drafting(steps: int = 1200, length: int = 1152) -> None:
+    """Text of the miniature's crawl, by a V3-shaped model that was trained on it with its multi-token layer.
+
+    It learns from all windows but the first eight, whose beginnings are the prompts.
+    """
     from benchmarks.model import train_on_text
 
     model = v3_shaped(multi_token=1)
-    train_on_text(model, steps, rows=128)
+    train_on_text(model, steps, windows(length=length)[8:], rows=48)
     model.eval()
     for name, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         for rows in (1, 8):
             draft_once(model, name, temperature, rows)
 
 
-def draft_once(model: Transformer, name: str, temperature: float, rows: int, tokens: int = 512) -> None:
-    prompts = [row[:32].tolist() for row in windows(8)[-rows:]]
+def draft_once(model: Transformer, name: str, temperature: float, rows: int, tokens: int = 1024) -> None:
+    prompts = [row[:32].tolist() for row in windows(8, length=1152)[-rows:]]
     seeds = [[number] for number in range(rows)]
     drafts = Drafts()
     kept: dict[str, Any] = {}

@@ -25,6 +25,7 @@ def _all() -> np.ndarray:
     return np.load(KEPT)["windows"]
 
 
-def windows(count: int | None = None) -> Tensor:
-    """The first windows (N, 192) of token ids, or all."""
-    return torch.from_numpy(_all()[:count].astype(np.int64))
+def windows(count: int | None = None, length: int = 192) -> Tensor:
+    """The first windows (N, length) of token ids, or all."""
+    flat = torch.from_numpy(_all().reshape(-1))
+    return flat[: len(flat) // length * length].view(-1, length)[:count].long()
