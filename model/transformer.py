@@ -42,6 +42,18 @@ class Block(nn.Module):
         return self.mlp(normed, mask, routing) if isinstance(self.mlp, MoE) else self.mlp(normed)
 
 
+def _through(block: Block, x: Tensor, rotation: Tensor, mask: Tensor | None, routing: list[Tensor] | None) -> Tensor:
+    """A block's answer; its gate's scores go to the end of `routing`.
+
+    They come in a list of their own: a compiled block is compiled again for each length that a list has.
+    """
+    own: list[Tensor] | None = None if routing is None else []
+    out = block(x, rotation, mask, own)
+    if routing is not None and own is not None:
+        routing += own
+    return out
+
+
 class MTPLayer(Block):
     """Multi-token prediction of depth 1 (eq. 21-23): h' = M [norm(Emb(t_{i+1})); norm(h_i)], then a block.
 
@@ -69,7 +81,7 @@ class MTPLayer(Block):
         routing: list[Tensor] | None = None,
     ) -> Tensor:
         """Hidden states h_i and embeddings of t_{i+1}, both (B, T, D) -> states that predict t_{i+2}."""
-        return self.shared_head["norm"](self(self.merge(hidden, embedded), rotation, mask, routing))
+        return self.shared_head["norm"](_through(self, self.merge(hidden, embedded), rotation, mask, routing))
 
 
 class Backbone(nn.Module):
@@ -102,7 +114,7 @@ class Backbone(nn.Module):
         x = self.embed_tokens(tokens_BT)
         rotation = self.rotation(tokens_BT.shape[1])
         for block in self.blocks:
-            x = block(x, rotation, mask_BT, routing)
+            x = _through(block, x, rotation, mask_BT, routing)
         return self.norm(x)
 
     def numbered_moe_layers(self) -> list[tuple[int, MoE]]:
