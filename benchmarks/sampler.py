@@ -140,7 +140,7 @@ def decode_step(context: int = 8192, rows: int = 64) -> None:
     )  # fmt: skip
 
 
-def drafting(steps: int = 1200, length: int = 1152) -> None:
+def drafting(steps: int = 700, length: int = 1152) -> None:
     """Text of the miniature's crawl, by a V3-shaped model that was trained on it with its multi-token layer.
 
     It learns from all windows but the first eight, whose beginnings are the prompts.

@@ -26,6 +26,7 @@ from model.transformer import Block, Transformer
 WIDE = 16  # hidden sizes up to which all experts together are one product, read whole as a full batch reads them
 FILLED = 0.8  # part of the free memory that a cache may take
 PROGRAMS_PER_PROCESSOR = 4  # of attention, so that each of the GPU's processors has some to switch between
+FEW = 16  # rows up to which a step costs about the same, so that a graph of more rows serves fewer
 LEAST_TOKENS = 128  # of a row, that are worth a program of their own
 
 
@@ -130,7 +131,7 @@ class CudaDecoder(Decoder):
     def captured(
         self, name: str, work: Callable[..., tuple[Tensor, ...]], cache: LatentCache, *given: Tensor
     ) -> tuple[Tensor, ...]:
-        """`work(*given, cache)` by a CUDA graph of its own for each name, bucket of rows, cache and shape.
+        """`work(*given, cache)` by a CUDA graph for each name, bucket of rows, cache and shape.
 
         `given` tensors are (B, ...); the results are the first B rows of the graph's, which the next call overwrites.
         Where captures are off, `work` is called as it is.
@@ -139,8 +140,10 @@ class CudaDecoder(Decoder):
         if not self.captures:
             return work(*given, cache)
         count = len(given[0])
-        rows = min(bucket(count), len(cache.slots))
-        key = (name, rows, cache.data.data_ptr(), *(each.shape[1:] for each in given))
+        what = name, cache.data.data_ptr(), *(each.shape[1:] for each in given)
+        fitting = [rows for rows, *other in self.graphs if other == list(what) and count <= rows <= FEW]
+        rows = min(fitting, default=min(bucket(count), len(cache.slots)))
+        key = rows, *what
         if key not in self.graphs:
             fixed = [each.new_zeros(rows, *each.shape[1:]) for each in given]
             view = _first_rows(cache, rows)
