@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +28,8 @@ def collect_garbage(runs: Path, delete: bool) -> Iterator[str]:
     """
     needed = _needed(runs)
     total = 0
-    for folder in sorted(runs.glob("*-*")):
-        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in needed:
+    for folder in sorted(folder for folder in runs.glob("*-*") if _is_artifact(folder)):
+        if folder.name not in needed:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             total += size
             name = read_record(folder)["name"] if (folder / RECORD).is_file() else "unfinished"
@@ -40,6 +41,12 @@ def collect_garbage(runs: Path, delete: bool) -> Iterator[str]:
                     lock.unlink()
     done = "freed" if delete else "would be freed by r1 gc --delete"
     yield f"{_size(total):>9}  {done}; {len(needed)} artifacts are needed"
+
+
+def _is_artifact(folder: Path) -> bool:
+    """Whether a folder is a stage's, finished or not; a recipe's own has a name that may also have a dash."""
+    named = re.fullmatch(r"[a-z_]+-[0-9a-f]{12}", folder.name) is not None
+    return named and folder.is_dir() and not (folder / "recipe.json").exists()
 
 
 def _needed(runs: Path) -> set[str]:
