@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -140,16 +140,15 @@ def mlflow(runs: Path, port: int) -> Server:
 
 
 @contextmanager
-def running(*servers: Server, needed: Sequence[str] = ()) -> Iterator[None]:
+def running(*servers: Server, meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Start servers side by side and wait until all answer; close them at the end of the block.
 
-    Modules that will be `needed` are imported meanwhile.
+    `meanwhile` is called as soon as they have been started.
     """
     try:
         for server in servers:
             server.start()
-        for module in needed:
-            import_module(module)
+        meanwhile()
         for server in servers:
             server.wait()
         yield
@@ -179,11 +178,17 @@ def prefect_for(runs: Path, shared: Installation | None = None) -> Iterator[None
         return
     own = prefect(runs, free_port())
     os.environ.update(environment(runs, own.url))
-    with running(own, needed=["flows.served"]):
+    with running(own, meanwhile=lambda: _prepare(runs)):
         try:
             yield
         finally:
             _deliver()
+
+
+def _prepare(runs: Path) -> None:
+    """Have ready what a run needs beside Prefect: the flows, and MLflow's store, which takes seconds to make."""
+    import_module("flows.served")
+    import_module("tasks.tracking").open_store(runs)
 
 
 def _deliver() -> None:

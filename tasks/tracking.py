@@ -75,6 +75,14 @@ def store_uri(runs: Path) -> str:
     return f"sqlite:///{(runs / '.mlflow' / 'mlflow.db').resolve()}"
 
 
+def open_store(runs: Path, server: str = "") -> MlflowClient:
+    """Return a client of a runs folder's store, which is made where there is none, or of the server at `server`."""
+    (runs / ".mlflow").mkdir(parents=True, exist_ok=True)
+    uri = server or store_uri(runs)
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(uri)
+
+
 class MlflowTracker:
     """Writes the history of stages into the store of a runs folder, or to the server at `server`.
 
@@ -84,11 +92,8 @@ class MlflowTracker:
     """
 
     def __init__(self, runs: Path, recipe: str, server: str = "", pipeline: str = "", depot: str = "") -> None:
-        (runs / ".mlflow").mkdir(parents=True, exist_ok=True)
         self.server, self.depot = server, depot
-        uri = server or store_uri(runs)
-        mlflow.set_tracking_uri(uri)
-        self.client = MlflowClient(uri)
+        self.client = open_store(runs, server)
         self.recipe = recipe
         self.experiment_id = self._experiment(recipe, runs)
         self._own_pipeline = not pipeline
