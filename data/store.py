@@ -1,4 +1,4 @@
-"""Parquet files, and DuckDB's view over all runs.
+"""Parquet files, whole and by their rows.
 
 A table is written beside its place and renamed, so whoever reads it finds it whole or not at all.
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import duckdb
 import polars as pl
-
-TABLES: Final = ("problems", "trajectories", "kept", "dropped", "rows")
 
 
 def write_table(path: Path, frame: pl.DataFrame) -> None:
@@ -62,37 +60,3 @@ def rows_of(path: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
         )
         names = [column[0] for column in found.description or ()]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-
-
-def connect(runs: Path) -> duckdb.DuckDBPyConnection:
-    """A database in memory with a view for each of `TABLES` that some run has.
-
-    A view unites `<runs>/*/<table>.parquet` by column names and adds the folder's name as column `run`;
-    folders whose name starts with a dot are left out. Views cannot be written to, and a query reaches no
-    other file.
-    """
-    connection = duckdb.connect(":memory:")
-    found = {table: _files(runs, table) for table in TABLES}
-    for table, files in found.items():
-        if files:
-            connection.execute(_view(table, files))
-    everything = _list([file for files in found.values() for file in files])
-    connection.execute(f"SET allowed_paths = {everything}")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
-
-
-def _files(runs: Path, table: str) -> list[str]:
-    return sorted(str(path) for path in runs.glob(f"[!.]*/{table}.parquet"))
-
-
-def _list(texts: list[str]) -> str:
-    return "[{}]".format(", ".join("'" + text.replace("'", "''") + "'" for text in texts))
-
-
-def _view(table: str, files: list[str]) -> str:
-    return (
-        f'CREATE VIEW "{table}" AS SELECT parse_path("filename")[-2] AS run, * EXCLUDE ("filename") '
-        f"FROM read_parquet({_list(files)}, union_by_name = true, filename = true)"
-    )

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from flows.queries import help_text
+
 # Threads that wait must not spin for long: beside another busy process a step would take several times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -142,6 +144,21 @@ def trace(
     told = tracing.down if down else tracing.rows if rows else tracing.lines
     for line in told(identity, runs):
         print(line)
+
+
+@app.command(help=help_text())
+def sql(
+    query: Annotated[str, typer.Argument(metavar="[SELECT]", help="The question; a prompt when left out.")] = "",
+    runs: Runs = Path("runs"),
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="JSON lines instead of a table.")] = False,
+) -> None:
+    """Ask all runs at once."""
+    from flows import sql as asking
+
+    if query:
+        asking.answer(query, runs, jsonl)
+    else:
+        asking.prompt(runs)
 
 
 @app.command()
