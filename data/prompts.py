@@ -26,6 +26,8 @@ BEGIN = "<｜begin▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
+_ROLES = {USER: "user", ASSISTANT: "assistant"}
+_TURN = re.compile(rf"({USER}|{ASSISTANT})(.*?)(?={USER}|{ASSISTANT}|\Z)", re.DOTALL)
 _ZERO = re.compile(r"\s*<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _CHAT = re.compile(r"\s*<think>(?P<thinking>.*?)</think>(?P<answer>.*)", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>")
@@ -45,6 +47,19 @@ def render(question: str, template: Template) -> str:
     if template == "zero":
         return f"{PARAGRAPH} User: {question} Assistant:"
     return f"{BEGIN}{USER}{question}{ASSISTANT}"
+
+
+def messages(prompt: str, completion: str) -> list[dict[str, str]]:
+    """A prompt in the chat template, of one round or more, and its completion as `{"role", "content"}` each.
+
+    Raises ValueError for a prompt that is not in that template.
+    """
+    turns = _TURN.findall(prompt.removeprefix(BEGIN))
+    spelled = "".join(role + content for role, content in turns)
+    if not turns or BEGIN * prompt.startswith(BEGIN) + spelled != prompt or turns[-1] != (ASSISTANT, ""):
+        raise ValueError(f"not a prompt in the chat template: {prompt[:80]!r}")
+    said = [{"role": _ROLES[role], "content": content.removesuffix(END)} for role, content in turns[:-1]]
+    return [*said, {"role": "assistant", "content": completion}]
 
 
 def written(thinking: str | None, answer: str | None) -> str:

@@ -240,14 +240,16 @@ def chat(
 
 @app.command()
 def export(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="micro/r1, or a checkpoint's key.")],
+    identity: Annotated[str, typer.Argument(metavar="ID", help="micro/r1, micro/rejection_rows, or a key.")],
     folder: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder of its own, with its record."""
-    from flows.trace import find, write_checkpoint
+    """Write a checkpoint as a Hugging Face folder of its own, or a fine-tuning set as Parquet and as JSON lines in
+    chat form, which datasets.load_dataset, Polars and DuckDB load."""
+    from flows.export import export as write
+    from flows.trace import find
 
-    print(write_checkpoint(find(identity, runs), folder))
+    print(write(find(identity, runs), folder))
 
 
 def main() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
 
-from data.lineage import METRICS, RECORD, Artifact, Json, Policy, ancestors, read_json, read_record
+from data.lineage import RECORD, Artifact, Json, Policy, ancestors, read_json, read_record
 from data.store import has_row, read_table, rows_of
 
 TABLES = ("trajectories", "kept", "dropped", "rows", "problems", "general", "pairs", "points")
@@ -185,20 +184,3 @@ def _problem_of(row: str) -> str:
 
 def _text(value: Json) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
-
-
-def write_checkpoint(artifact: Artifact, folder: Path) -> Path:
-    """Copy a checkpoint into a new folder, with its record and the metrics of its training."""
-    policy = Policy(artifact.name, artifact.stage, artifact.fingerprint, artifact.runs)
-    if not policy.checkpoint.is_dir():
-        raise ValueError(f"{artifact.key} holds no checkpoint")
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; name a folder that does not")
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)  # left by an export that was stopped
-    shutil.copytree(policy.checkpoint, beside)
-    for told in (RECORD, METRICS):
-        if (artifact.folder / told).is_file():
-            shutil.copyfile(artifact.folder / told, beside / told)
-    beside.rename(folder)
-    return folder
