@@ -146,6 +146,20 @@ def trace(
         print(line)
 
 
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="BUILD", help="micro/rejection_rows, or a build's key.")],
+    after: Annotated[str, typer.Argument(metavar="BUILD")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show how the second of two builds of a fine-tuning set differs from the first: in settings, and in rows gained
+    and lost by reason, domain and language, with examples."""
+    from flows.diff import lines
+
+    for line in lines(before, after, runs):
+        print(line)
+
+
 @app.command(help=help_text())
 def sql(
     query: Annotated[str, typer.Argument(metavar="[SELECT]", help="The question; a prompt when left out.")] = "",

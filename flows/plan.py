@@ -128,7 +128,7 @@ def reasons(step: Step, runs: Path, recipe: str) -> list[Reason]:
         return [Reason("its artifact was deleted", None, None)]
     record = read_record(folder)
     found = [Reason("stage version", record["version"], step.version)] if record["version"] != step.version else []
-    found += _differences(record["config"], step.config, "")
+    found += differences(record["config"], step.config, "")
     before = {(p["argument"], p["name"]): p["key"] for p in record["parents"]}
     after = {(key, each.name): each.key for key, each_list in step.parents.items() for each in each_list}
     return found + [
@@ -146,13 +146,14 @@ def outdated(step: Step) -> bool:
     return bool(record["version"] == step.version and record.get("source", step.source) != step.source)
 
 
-def _differences(before: Json, after: Json, path: str) -> list[Reason]:
+def differences(before: Json, after: Json, path: str) -> list[Reason]:
+    """Every setting that two tables do not share, by its dotted name below `path`."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = sorted(before.keys() | after.keys())
         return [
             found
             for key in keys
-            for found in _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+            for found in differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
         ]
     return [] if before == after else [Reason(path, before, after)]
 
