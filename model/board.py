@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from model.decode import Decoder
+from model.attention import LatentCache
 from model.draw import draw, uniform
 
 CHECK_EVERY = {"cpu": 4, "cuda": 16}  # steps between two looks at which rows have ended
@@ -50,15 +50,36 @@ class Group:
     limit: int
 
 
+class RowDecoder(Protocol):
+    """What the board asks: prompts into a cache, then a token for every row at a time."""
+
+    device: torch.device
+
+    def rows_that_fit(self, tokens: int) -> int | None:
+        """How many rows of so many tokens the device's memory has room for; None where that is not asked."""
+
+    def new_cache(self, rows: int, tokens: int) -> LatentCache:
+        """A cache without rows, for up to so many rows of so many tokens."""
+        ...
+
+    def prefill(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Right-padded prompts -> entries of the cache (L, B, T, K), and logits (B, V) at each row's last token."""
+        ...
+
+    def step(self, tokens_B: Tensor, cache: Any, longest: int) -> Tensor:
+        """Append one token to every row -> logits (B, V). No row is then longer than `longest`."""
+        ...
+
+
 class Board:
     """The rows that decode together. Ended rows leave in one go when enough have, and waiting groups enter.
 
     A row that has ended but not left is empty: it decodes into a line of the results that nobody reads.
     """
 
-    def __init__(self, decoder: Decoder, waiting: deque[Group], total: int, settings: Settings) -> None:
+    def __init__(self, decoder: RowDecoder, waiting: deque[Group], total: int, settings: Settings) -> None:
         self.decoder, self.waiting, self.settings, self.total = decoder, waiting, settings, total
-        self.device = device = decoder.head.device
+        self.device = device = decoder.device
         width = max((group.limit for group in waiting), default=0) + self.ahead(settings.check_every)
         longest = max((len(group.prompt) for group in waiting), default=0) + width
         self.ids = torch.zeros(total + 1, width, dtype=torch.long, device=device)

@@ -21,12 +21,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import fp8
-from model.config import POLICY_ARCHITECTURE, REWARD_ARCHITECTURE, ModelConfig
+from model import foreign, fp8
+from model.config import MODEL_TYPE, POLICY_ARCHITECTURE, REWARD_ARCHITECTURE, ModelConfig
+from model.foreign import ForeignModel, ForeignReward
+from model.language import LanguageModel, TextScorer
 from model.tokenizer import Tokenizer
 from model.transformer import RewardModel, Transformer
 
-Model = Transformer | RewardModel
+Model = LanguageModel | TextScorer
+Own = Transformer | RewardModel
+Foreign = ForeignModel | ForeignReward
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -51,14 +55,11 @@ def save(
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    tensors = {name: _stored(name, tensor, dtype) for name, tensor in official_tensors(model).items()}
-    prefix = _multi_token_prefix(model.config)
-    _write_weights(beside, {name: t for name, t in tensors.items() if not name.startswith(prefix)}, max_shard_bytes)
-    if multi_token := {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}:
-        save_file(multi_token, beside / _MULTI_TOKEN, {"format": "pt"})
-    architecture = POLICY_ARCHITECTURE if isinstance(model, Transformer) else REWARD_ARCHITECTURE
-    stored = str(dtype or next(model.parameters()).dtype).removeprefix("torch.")
-    _write_json(beside / _CONFIG, {**model.config.to_dict(architecture), "dtype": stored})
+    if isinstance(model, Foreign):
+        foreign.write(beside, model, dtype, max_shard_bytes)
+    else:
+        assert isinstance(model, Own)
+        _write_own(beside, model, dtype, max_shard_bytes)
     tokens = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
@@ -74,6 +75,17 @@ def save(
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _write_own(folder: Path, model: Own, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
+    tensors = {name: _stored(name, tensor, dtype) for name, tensor in _official_tensors(model).items()}
+    prefix = _multi_token_prefix(model.config)
+    _write_weights(folder, {name: t for name, t in tensors.items() if not name.startswith(prefix)}, max_shard_bytes)
+    if multi_token := {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}:
+        save_file(multi_token, folder / _MULTI_TOKEN, {"format": "pt"})
+    architecture = POLICY_ARCHITECTURE if isinstance(model, Transformer) else REWARD_ARCHITECTURE
+    stored = str(dtype or next(model.parameters()).dtype).removeprefix("torch.")
+    _write_json(folder / _CONFIG, {**model.config.to_dict(architecture), "dtype": stored})
+
+
 def load(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[Model, Tokenizer]:
@@ -85,13 +97,18 @@ def load(
     folder = Path(folder)
     values = _read_config(folder)
     tokenizer = Tokenizer.load(folder)
+    if is_foreign(values):
+        foreign.check_config(values)
+        _check_tokenizer(tokenizer, values["vocab_size"])
+        _files(folder)
+        return foreign.load(folder, values, device, dtype), tokenizer
     config = _present_config(ModelConfig.from_dict(values), _shapes(folder))
-    _check_tokenizer(tokenizer, config)
+    _check_tokenizer(tokenizer, config.vocab_size)
     reward = REWARD_ARCHITECTURE in (values.get("architectures") or [])
     with torch.device("meta"):
         model = (RewardModel if reward else Transformer)(config)
     model = model.to(dtype).to_empty(device=device)
-    load_official(model, _read_weights(folder, fp8.block_size(values)))
+    _load_official(model, _read_weights(folder, fp8.block_size(values)))
     for layer in model.model.moe_layers():
         layer.load.zero_()
     return model.eval(), tokenizer
@@ -106,8 +123,13 @@ def inspect(folder: str | Path) -> None:
     if not folder.is_dir():
         raise ValueError("not a folder")
     values = _read_config(folder)
-    if REWARD_ARCHITECTURE in (values.get("architectures") or []):
+    if foreign.is_reward(values):
         raise ValueError("a reward model, which scores texts and writes none")
+    if is_foreign(values):
+        foreign.check_config(values)
+        _files(folder)
+        _check_tokenizer(Tokenizer.load(folder), values["vocab_size"])
+        return
     told = ModelConfig.from_dict(values)
     shapes = _shapes(folder)
     fp8.check_shapes(shapes, fp8.block_size(values))
@@ -115,8 +137,8 @@ def inspect(folder: str | Path) -> None:
     with torch.device("meta"):
         model = Transformer(config)
     weights = {name: shape for name, shape in shapes.items() if not name.endswith(fp8.SCALE)}
-    _check_names(official_tensors(model), weights, config)
-    _check_tokenizer(Tokenizer.load(folder), config)
+    _check_names(_official_tensors(model), weights, config)
+    _check_tokenizer(Tokenizer.load(folder), config.vocab_size)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -135,22 +157,41 @@ def _present_config(config: ModelConfig, names: Iterable[str]) -> ModelConfig:
     return config if stored else replace(config, num_nextn_predict_layers=0)
 
 
-def _check_tokenizer(tokenizer: Tokenizer, config: ModelConfig) -> None:
-    if tokenizer.largest_id >= config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has ids up to {tokenizer.largest_id}, more than vocab_size {config.vocab_size} holds"
-        )
+def is_foreign(values: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of another architecture than our own, for transformers to build."""
+    return values.get("model_type") not in (MODEL_TYPE, None)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
+    if tokenizer.largest_id >= vocab_size:
+        raise ValueError(f"the tokenizer has ids up to {tokenizer.largest_id}, more than vocab_size {vocab_size} holds")
 
 
 def official_tensors(model: Model) -> dict[str, Tensor]:
-    """The model's tensors under their official names; stacked experts become views, one for each."""
+    """The model's tensors under the names that they are stored by."""
+    if isinstance(model, Foreign):
+        return foreign.tensors(model)
+    assert isinstance(model, Own)
+    return _official_tensors(model)
+
+
+def load_official(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors of such names into a model. Raises ValueError at the first that does not fit."""
+    if isinstance(model, Foreign):
+        foreign.copy_tensors(model, tensors)
+    else:
+        assert isinstance(model, Own)
+        _load_official(model, tensors)
+
+
+def _official_tensors(model: Own) -> dict[str, Tensor]:
+    """Stacked experts become views, one for each."""
     return {name: tensor for ours, whole in _state(model).items() for name, tensor in _official(model, ours, whole)}
 
 
 @torch.no_grad()
-def load_official(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Copy tensors of official names into a model. Raises ValueError at the first that does not fit."""
-    own = official_tensors(model)
+def _load_official(model: Own, tensors: Mapping[str, Tensor]) -> None:
+    own = _official_tensors(model)
     _check_names(own, {name: tensor.shape for name, tensor in tensors.items()}, model.config)
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
@@ -167,7 +208,7 @@ def _check_names(own: Mapping[str, Tensor], tensors: Mapping[str, torch.Size], c
             raise ValueError(f"tensor {name!r} must be {tuple(tensor.shape)}, got {tuple(tensors[name])}")
 
 
-def _state(model: Model) -> dict[str, Tensor]:
+def _state(model: Own) -> dict[str, Tensor]:
     """The state dict without the tied head, which is the embedding."""
     tied = model.config.tie_word_embeddings
     return {name: t for name, t in model.state_dict().items() if not (tied and name == "lm_head.weight")}
@@ -186,7 +227,7 @@ def _multi_token_prefix(config: ModelConfig) -> str:
     return f"model.layers.{config.num_hidden_layers}."
 
 
-def _official(model: Model, ours: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _official(model: Own, ours: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     name = ours.replace("model.mtp.", _multi_token_prefix(model.config))
     stacked = re.fullmatch(r"(.*\.experts)\.(gate_up_proj|down_proj)", name)
     if stacked is None:

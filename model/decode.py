@@ -41,6 +41,7 @@ class Decoder:
         self.drafting = self._layer(backbone.mtp) if drafts and backbone.mtp is not None else None
         self.head = model.lm_head.weight / temperature
         self.final = self.head * backbone.norm.weight
+        self.device = self.head.device
 
     def _layer(self, block: Block) -> Layer:
         attention, feed_forward = AbsorbedMLA(block.self_attn, block.input_layernorm), _feed_forward(block)

@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor
 
-from model.board import CHECK_EVERY, Board, Group, Sample, Settings
-from model.decode import decoder_for
+from model.board import CHECK_EVERY, Board, Group, RowDecoder, Sample, Settings
+from model.decode import Decoder, decoder_for
+from model.foreign import ForeignModel
+from model.language import LanguageModel
 from model.loss import token_logprobs
 from model.speculate import DraftingBoard, Drafts
 from model.transformer import Transformer
@@ -23,7 +25,7 @@ SPARE = 64  # tokens of a row beyond its prompt and limit, which steps between t
 
 
 def sample(
-    model: Transformer,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[Sequence[int]],
     *,
@@ -45,26 +47,28 @@ def sample(
     multi-token layer guesses a token ahead of each, which changes the time alone; guesses are counted there.
     `on_progress(done, total)` is called as samples end, and `on_sample(number, sample)` for each of them, numbered
     through all prompts, while others still decode.
-    Raises ValueError for an empty prompt, one without room for a token within `max_position_embeddings`,
+    Raises ValueError for an empty prompt, one without room for a token within the model's context,
     a negative temperature, top_p outside (0, 1], or drafts of a model without a multi-token layer.
     """
     _check(model, prompts, seeds, max_tokens, temperature, top_p, max_batch)
-    if drafts is not None and model.model.mtp is None:
+    if drafts is not None and not model.has_multi_token:
         raise ValueError("num_nextn_predict_layers is 0: this model has no multi-token layer to draft with")
-    device = model.lm_head.weight.device
+    device = model.head.device
     limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
     stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            decoder = decoder_for(model, temperature or 1.0, drafts is not None)
+            decoder = _decoder(model, temperature or 1.0, drafts is not None)
             room = decoder.rows_that_fit(max(map(len, prompts), default=0) + max(limits, default=0) + SPARE)
             most = max_batch if room is None else min(max_batch, room)
-            groups, total = _groups(prompts, seeds, limits, model.config.max_position_embeddings, most)
+            groups, total = _groups(prompts, seeds, limits, model.context, most)
             settings = Settings(temperature == 0, top_p, stops, CHECK_EVERY.get(device.type, 8), most)
-            waiting = decoder, groups, total, settings
-            board = Board(*waiting) if drafts is None else DraftingBoard(*waiting, drafts)
+            if drafts is not None and isinstance(decoder, Decoder):
+                board: Board = DraftingBoard(decoder, groups, total, settings, drafts)
+            else:
+                board = Board(decoder, groups, total, settings)
             unfinished = True
             while unfinished:
                 unfinished = board.advance()
@@ -78,8 +82,17 @@ def sample(
     return [[next(flat) for _ in row] for row in seeds]
 
 
+def _decoder(model: LanguageModel, temperature: float, drafts: bool) -> RowDecoder:
+    if isinstance(model, ForeignModel):
+        from model.foreign_decode import foreign_decoder  # brings transformers in
+
+        return foreign_decoder(model, temperature)
+    assert isinstance(model, Transformer)
+    return decoder_for(model, temperature, drafts)
+
+
 def _check(
-    model: Transformer,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[Sequence[int]],
     max_tokens: int | Sequence[int],
@@ -100,7 +113,7 @@ def _check(
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-    longest = model.config.max_position_embeddings
+    longest = model.context
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"prompt {number} is empty")
@@ -133,7 +146,7 @@ def _signed(seed: int) -> int:
 
 
 def logprobs(
-    model: Transformer,
+    model: LanguageModel,
     tokens_BT: Tensor,
     *,
     temperature: float = 1.0,
@@ -157,7 +170,7 @@ def logprobs(
     hidden = model.hidden(tokens_BT, valid_BT)[:, :-1][wanted]
     values, entropy = token_logprobs(
         hidden,
-        model.lm_head.weight,
+        model.head,
         targets[wanted],
         temperature=temperature,
         chunk=chunk,

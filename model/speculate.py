@@ -34,6 +34,8 @@ class Drafts:
 class DraftingBoard(Board):
     """Rows whose every step makes one token or two. Their state: last token and guess (B, 2), tokens drawn (B,)."""
 
+    decoder: Decoder
+
     def __init__(self, decoder: Decoder, waiting: deque[Group], total: int, settings: Settings, drafts: Drafts) -> None:
         super().__init__(decoder, waiting, total, settings)
         self.drafts = drafts

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model.attention import MLA, Rope
 from model.config import ModelConfig
+from model.language import LanguageModel, TextScorer
 from model.moe import MLP, Experts, Gate, MoE
 
 
@@ -134,7 +135,7 @@ class Backbone(nn.Module):
                     weight.normal_(0.0, std)
 
 
-class Transformer(nn.Module):
+class Transformer(LanguageModel):
     """A policy: the backbone with a language-model head. Tokens (B, T) are right-padded rows.
 
     `routing`, where given, is a list that receives the gate scores (B, T, E) of each MoE layer, for
@@ -150,6 +151,22 @@ class Transformer(nn.Module):
         nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    @property
+    def context(self) -> int:
+        return self.config.max_position_embeddings
+
+    @property
+    def head(self) -> Tensor:
+        return self.lm_head.weight
+
+    @property
+    def has_multi_token(self) -> bool:
+        return self.model.mtp is not None
+
+    def reward_model(self) -> RewardModel:
+        """As `LanguageModel`."""
+        return RewardModel.from_policy(self)
 
     def hidden(self, tokens_BT: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         """Normed hidden states (B, T, D); the state at t predicts token t + 1."""
@@ -205,7 +222,7 @@ class Transformer(nn.Module):
         return float(torch.stack([layer.max_violation() for layer in layers]).mean()) if layers else 0.0
 
 
-class RewardModel(nn.Module):
+class RewardModel(TextScorer):
     """A scalar for a whole text, read at its last valid token (DeepSeek-R1, section on reward models)."""
 
     def __init__(self, config: ModelConfig) -> None:

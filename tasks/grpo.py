@@ -38,9 +38,9 @@ from data.sandbox import Isolation
 from data.store import write_table
 from data.verifiers import Verifier
 from model import checkpoint
+from model.language import LanguageModel
 from model.optim import adamw
 from model.sampler import logprobs
-from model.transformer import Transformer
 from tasks import redteam
 from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
@@ -138,7 +138,7 @@ class Learner:
     """The policy under training, its optimiser, and the reference it is held close to."""
 
     speaker: Speaker
-    reference: Transformer | None
+    reference: LanguageModel | None
     optimizer: torch.optim.Optimizer
     config: GRPOConfig
     device: str

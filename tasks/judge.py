@@ -24,8 +24,8 @@ class PolicyVoice:
         """Ask. Raises JudgeError where the prompt leaves no room in the context."""
         tokenizer, model = self.speaker.tokenizer, self.speaker.model
         ids = tokenizer.encode(render(prompt, "chat"))
-        if len(ids) >= model.config.max_position_embeddings:
-            raise JudgeError(f"{len(ids)} tokens, and the context has {model.config.max_position_embeddings}")
+        if len(ids) >= model.context:
+            raise JudgeError(f"{len(ids)} tokens, and the context has {model.context}")
         with self._turn:
             [[drawn]] = sample(
                 model,

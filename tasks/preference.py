@@ -30,9 +30,9 @@ from data.records import Trajectory
 from data.store import write_table
 from data.world.rubric import rubric
 from model import checkpoint
+from model.language import TextScorer
 from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
-from model.transformer import RewardModel
 from tasks.batch import padded_batches
 from tasks.resume import after, restore
 from tasks.rollout import Prefer, load, trajectories_of
@@ -120,7 +120,7 @@ def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) ->
     speaker = load(policy, run.device)
     tokenizer = speaker.tokenizer
     torch.manual_seed(seed_of(config.seed, "head"))
-    judge = RewardModel.from_policy(speaker.model).eval()  # the gate's bias stays, so no load is counted
+    judge = speaker.model.reward_model().eval()  # the gate's bias stays, so no load is counted
     frame = pl.read_parquet(labels.folder / f"{'pairs' if config.kind == 'helpful' else 'points'}.parquet")
     training, heldout = frame.filter(~pl.col("heldout")), frame.filter(pl.col("heldout"))
     if training.is_empty():
@@ -184,7 +184,7 @@ def _batches(count: int, config: JudgeConfig) -> Iterator[list[int]]:
             yield order[begin : begin + config.batch_size]
 
 
-def _loss(judge: RewardModel, examples: Sequence[Example], kind: Kind, tokenizer: Tokenizer, device: str) -> Tensor:
+def _loss(judge: TextScorer, examples: Sequence[Example], kind: Kind, tokenizer: Tokenizer, device: str) -> Tensor:
     ids = [tokenizer.encode(text) for example in examples for text in example.texts]
     scores = _scores(judge, ids, tokenizer, device)
     if kind == "helpful":
@@ -194,7 +194,7 @@ def _loss(judge: RewardModel, examples: Sequence[Example], kind: Kind, tokenizer
     return F.binary_cross_entropy_with_logits(scores, targets)
 
 
-def _scores(judge: RewardModel, ids: Sequence[Sequence[int]], tokenizer: Tokenizer, device: str) -> Tensor:
+def _scores(judge: TextScorer, ids: Sequence[Sequence[int]], tokenizer: Tokenizer, device: str) -> Tensor:
     """Score texts, each at its last token; returns (N,) in the order given."""
     parts: list[Tensor] = []
     order: list[int] = []
@@ -206,7 +206,7 @@ def _scores(judge: RewardModel, ids: Sequence[Sequence[int]], tokenizer: Tokeniz
 
 @torch.no_grad()
 def _accuracy(
-    judge: RewardModel, examples: Sequence[Example], kind: Kind, tokenizer: Tokenizer, device: str
+    judge: TextScorer, examples: Sequence[Example], kind: Kind, tokenizer: Tokenizer, device: str
 ) -> float | None:
     if not examples:
         return None
@@ -223,7 +223,7 @@ class Scorer:
     """A reward model in memory, with the mean and spread of its scores in training."""
 
     kind: Kind
-    model: RewardModel
+    model: TextScorer
     tokenizer: Tokenizer
     mean: float
     std: float
@@ -243,7 +243,7 @@ class Scorer:
 def load_judge(judge: Judge, device: str) -> Scorer:
     """Read a reward model from its folder."""
     model, tokenizer = checkpoint.load(judge.checkpoint, device=device)
-    if not isinstance(model, RewardModel):
+    if not isinstance(model, TextScorer):
         raise ValueError(f"{judge.key} has no scalar head")
     scale = read_json(judge.folder / "scale.json")
     return Scorer(scale["kind"], model, tokenizer, scale["mean"], scale["std"], device)

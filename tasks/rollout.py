@@ -20,9 +20,9 @@ from data.records import Completion, Problem, Reward, Trajectory, Verdict
 from data.store import read_table, write_table
 from data.verifiers import Verifier
 from model import checkpoint
+from model.language import LanguageModel
 from model.sampler import Sample, sample
 from model.tokenizer import Tokenizer
-from model.transformer import Transformer
 from tasks.collect import by_rule, problems_of, ruled
 from tasks.rewards import RewardWeights, reward
 from tasks.stage import Run, Summary, stage
@@ -55,7 +55,7 @@ class Sampling(Settings):
 class Speaker:
     """A language model with its tokenizer: what a policy is in memory."""
 
-    model: Transformer
+    model: LanguageModel
     tokenizer: Tokenizer
 
 
@@ -67,7 +67,7 @@ def load(policy: Policy, device: str) -> Speaker:
 def speaker_in(folder: Path, device: str) -> Speaker:
     """Read the policy of a checkpoint folder, in evaluation mode. Raises ValueError for a reward model."""
     model, tokenizer = checkpoint.load(folder, device=device)
-    if not isinstance(model, Transformer):
+    if not isinstance(model, LanguageModel):
         raise ValueError(f"{folder} holds a reward model, which scores texts and writes none")
     return Speaker(model, tokenizer)
 
@@ -122,7 +122,7 @@ def _check_room(
     speaker: Speaker, problems: Sequence[Problem], prompts: Sequence[Sequence[int]], sampling: Sampling
 ) -> None:
     """Raise ValueError where a prompt or the longest completion does not fit into the model's context."""
-    context = speaker.model.config.max_position_embeddings
+    context = speaker.model.context
     if sampling.max_completion_length >= context:
         raise ValueError(
             f"max_completion_length = {sampling.max_completion_length} fills the context of {context} tokens"

@@ -28,6 +28,7 @@ from data.records import Row
 from data.world.words import pieces
 from model import checkpoint
 from model.config import ModelConfig
+from model.language import LanguageModel
 from model.loss import token_logprobs
 from model.moe import balance_loss
 from model.optim import adamw, schedule
@@ -118,7 +119,7 @@ def build_tokenizer() -> Tokenizer:
     )
 
 
-def losses(model: Transformer, batch: Batch, tokens: float, rows: int, config: Balance) -> dict[str, Tensor]:
+def losses(model: LanguageModel, batch: Batch, tokens: float, rows: int, config: Balance) -> dict[str, Tensor]:
     """Return a batch's share of a step's losses, their weighted sum under `loss`.
 
     Cross-entropies are summed over the learned tokens and divided by `tokens`, those of the whole step; the
@@ -126,7 +127,7 @@ def losses(model: Transformer, batch: Batch, tokens: float, rows: int, config: B
     step's `rows`, however they are split into batches.
     """
     routing: list[Tensor] = []
-    with_mtp = config.mtp_lambda > 0 and model.model.mtp is not None
+    with_mtp = config.mtp_lambda > 0 and model.has_multi_token
     if with_mtp:
         hidden, further = model.hidden_with_mtp(batch.tokens, batch.valid, routing)
     else:
@@ -144,10 +145,10 @@ def losses(model: Transformer, batch: Batch, tokens: float, rows: int, config: B
     return parts
 
 
-def cross_entropy(model: Transformer, hidden: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+def cross_entropy(model: LanguageModel, hidden: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Sum of the cross-entropy over the places where the mask is not 0."""
     chosen = mask.bool()
-    return -token_logprobs(hidden[chosen], model.lm_head.weight, targets[chosen])[0].sum()
+    return -token_logprobs(hidden[chosen], model.head, targets[chosen])[0].sum()
 
 
 @dataclass(slots=True)

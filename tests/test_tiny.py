@@ -206,7 +206,7 @@ def test_chat_shows_thinking_and_summary(runs: Path) -> None:
         (["run", "tiny", "--set", "problems.path={here}/latin.jsonl"], "latin.jsonl line 1: not UTF-8 at its byte 12"),
         (["show", "tiny", "--set", "problems.path={here}/fake.parquet"], "fake.parquet: not a Parquet file"),
         (["run", "tiny", "--set", "base.path={here}/rows.jsonl"], "rows.jsonl': not a folder"),
-        (["run", "tiny", "--set", "base.path={here}/base"], "base': model_type must be 'deepseek_v3', got 'llama'"),
+        (["run", "tiny", "--set", "base.path={here}/base"], "base': config.json names no longest context; known are"),
         (["run", "tiny", "--set", "problems.count=0"], "problems.count = 0 and no problems.path"),
         (["run", "tiny", "--set", "zero.learning_rate=inf"], "zero.learning_rate = inf"),
         (["run", "tiny", "--device", "foo"], "no device 'foo' here; there are cpu"),

@@ -64,8 +64,13 @@ def build(tiny: Callable[..., ModelConfig]) -> Callable[..., Transformer]:
     return make
 
 
-@pytest.fixture
-def tokenizer() -> Tokenizer:
+@pytest.fixture(scope="module")
+def module_tokenizer() -> Tokenizer:
     """28 pieces of 60-token models would not hold 256 bytes: this one has a vocabulary of its own, of 300."""
     pieces = [*"abcdefghij", *(f" {letter}" for letter in "abcdefghij"), "ab", " abc", "中", "文", "\n"]
     return Tokenizer.build(pieces, ["<|user|>"], ["<think>", "</think>"], "<s>", "</s>", "<pad>")
+
+
+@pytest.fixture
+def tokenizer(module_tokenizer: Tokenizer) -> Tokenizer:
+    return module_tokenizer
