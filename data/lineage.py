@@ -25,6 +25,9 @@ Json = Any  # what json.dumps takes
 PLACE: dict[str, Json] = {"identity": False}
 """`json_schema_extra` of a setting that says where something lies, not what it is."""
 
+WHEN_SET: dict[str, Json] = {"identity": "when set"}
+"""`json_schema_extra` of a setting whose default means that what it asks for is not done."""
+
 RECORD = "record.json"
 RECORDED = ("key", "name", "stage", "version", "fingerprint", "config", "parents", "summary", "files", "wall_s")
 METRICS = "metrics.jsonl"
@@ -99,7 +102,8 @@ def canonical(value: object) -> Json:
     """Turn a configuration into plain JSON values. Raises TypeError for what has no stable identity."""
     if isinstance(value, BaseModel):
         fields = type(value).model_fields
-        return {name: canonical(getattr(value, name)) for name in sorted(fields) if _bears_identity(fields[name])}
+        told = {name: getattr(value, name) for name in sorted(fields)}
+        return {name: canonical(each) for name, each in told.items() if _bears_identity(fields[name], each)}
     if isinstance(value, Enum):
         return canonical(value.value)
     if isinstance(value, bool | int | float | str) or value is None:
@@ -111,8 +115,9 @@ def canonical(value: object) -> Json:
     raise TypeError(f"{value!r} has no stable identity: a configuration holds numbers, text, lists and tables")
 
 
-def _bears_identity(info: FieldInfo) -> bool:
-    return not (isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("identity") is False)
+def _bears_identity(info: FieldInfo, value: object) -> bool:
+    told = info.json_schema_extra.get("identity") if isinstance(info.json_schema_extra, dict) else True
+    return told is not False and not (told == "when set" and value == info.get_default(call_default_factory=True))
 
 
 def fingerprint(stage: str, version: int, config: Mapping[str, object], parents: Mapping[str, Json]) -> str:

@@ -20,6 +20,7 @@ from data.records import Language, Problem
 from data.rows import COLUMNS, problem_in
 from data.world.families import SOURCES
 from data.world.family import Item, Source
+from data.world.graded import GRADED, Level
 from data.world.split import held_out
 from data.world.wheel import Wheel
 
@@ -38,9 +39,10 @@ def generate(
 ) -> Iterator[Problem]:
     """`count` problems of the miniature world with distinct keys, their languages taking turns.
 
-    `families` weighs the names in `data.world.families.SOURCES` and `reasoning_gym:<family>`, whose problems
-    are in English. Ids read `chain/000012`, and `chain/heldout-000012` for held-out problems. ValueError if an
-    argument is not allowed, or (while iterating) if a family has no more problems than were already given out.
+    `families` weighs the names in `data.world.families.SOURCES` and `reasoning_gym:<family>`; its problems
+    and those of graded families are in English. Ids read `chain/000012`, and `chain/heldout-000012` for held-out
+    problems. ValueError if an argument is not allowed, or (while iterating) if a family has no more problems than
+    were already given out.
     """
     unknown = unknown_families(families)
     if unknown or not families or min(families.values()) < 0 or sum(families.values()) <= 0:
@@ -61,7 +63,7 @@ def unknown_families(names: Iterable[str]) -> list[str]:
 
 def known_families() -> str:
     """The names of all sources of problems, for people."""
-    return f"{', '.join(sorted(SOURCES))}, reasoning_gym:<family>"
+    return f"{', '.join(sorted(SOURCES.keys() - GRADED.keys()))}, {', '.join(GRADED)}, reasoning_gym:<family>"
 
 
 def _generate(
@@ -73,7 +75,7 @@ def _generate(
     keys: dict[str, set[str]] = {name: set() for name in families}
     for number in range(count):
         source, language = wheel.draw(rng), languages[number % len(languages)]
-        language = "en" if isinstance(source, GymSource) else language
+        language = "en" if isinstance(source, GymSource | Level) else language
         item = _draw_new(source, split, keys[source.name], rng)
         keys[source.name].add(item.key)
         yield Problem(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from data.lineage import PLACE, Settings, Table, sha256_of
+from data.lineage import PLACE, WHEN_SET, Settings, Table, sha256_of
 from data.problems import generate, held_out, known_families, read_problems, unknown_families
 from data.prompts import render, written
 from data.records import Language, Problem, Row
@@ -48,6 +48,12 @@ def by_rule(problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
     return parts
 
 
+Languages = tuple[Language, ...]
+LANGUAGES: Any = Field(
+    ("en", "zh"), min_length=1, description="of generated prompts, in turn", json_schema_extra=WHEN_SET
+)
+
+
 class ProblemsConfig(Settings):
     """Where problems come from: the miniature world, or a file of one's own."""
 
@@ -55,6 +61,7 @@ class ProblemsConfig(Settings):
     count: int = Field(4000, ge=0, description="reasoning problems; ignored with a path")
     general_count: int = Field(600, ge=0, description="general prompts: questions to help with, requests to refuse")
     families: dict[str, float] = Field(default=dict(SHARES), description="generated families and their shares")
+    languages: Languages = LANGUAGES
     seed: int = 0
     path: Path | None = Field(
         None,
@@ -110,11 +117,15 @@ def collect(run: Run, config: ProblemsConfig) -> Summary:
 
 
 def _generated(config: ProblemsConfig) -> list[Problem]:
-    return list(generate(config.families, config.count, config.seed, config.split)) if config.count else []
+    return list(_made(config, config.families, config.count))
 
 
 def _general(config: ProblemsConfig) -> list[Problem]:
-    return list(generate(GENERAL, config.general_count, config.seed, config.split)) if config.general_count else []
+    return list(_made(config, GENERAL, config.general_count))
+
+
+def _made(config: ProblemsConfig, families: Mapping[str, float], count: int) -> Iterator[Problem]:
+    return generate(families, count, config.seed, config.split, config.languages) if count else iter(())
 
 
 def own_problems(config: ProblemsConfig) -> list[Problem]:
@@ -143,6 +154,7 @@ class GeneralRowsConfig(Settings):
 
     rows: int = Field(300, ge=0)
     careless: float = Field(0.35, ge=0, le=1, description="share of writers who fail in some way")
+    languages: Languages = LANGUAGES
     seed: int = 0
 
 
@@ -159,7 +171,7 @@ def _written(config: GeneralRowsConfig) -> Iterator[Row]:
     rng = Random(f"general rows/{config.seed}")
     sources = Wheel({SOURCES[name]: share for name, share in GENERAL.items()})
     for index in range(config.rows):
-        language: Language = "zh" if index % 2 else "en"
+        language = config.languages[index % len(config.languages)]
         source = sources.draw(rng)
         item = draw_for_training(source.draw, rng)
         question = source.question(item, language, rng)

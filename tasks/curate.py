@@ -16,10 +16,12 @@ from pydantic import Field
 
 from data import filters
 from data.filters import FilterConfig
+from data.language import consistency
 from data.lineage import Settings, Table, seed_of
 from data.prompts import render, written
 from data.records import Language, Row
 from data.store import write_table
+from data.world.graded import GRADED
 from data.world.rewrite import summary, translate
 from tasks.collect import problems_of, rows_frame, rows_of
 from tasks.rollout import trajectories_of
@@ -86,7 +88,7 @@ def curate(run: Run, trajectories: Table, general: Table, heldout: Table, config
 
 def _rewritten(frame: pl.DataFrame) -> pl.DataFrame:
     """Replace thinking and answer by their readable form; what cannot be rewritten stays, for the filters."""
-    columns = ("verifier", "language", "thinking", "answer")
+    columns = ("family", "verifier", "language", "thinking", "answer")
     pairs = [_readable(*row) for row in frame.select(columns).iter_rows()]
     thinking = [pair[0] if pair else old for pair, old in zip(pairs, frame["thinking"], strict=True)]
     answer = [pair[1] if pair else old for pair, old in zip(pairs, frame["answer"], strict=True)]
@@ -95,9 +97,17 @@ def _rewritten(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _readable(verifier: str, language: Language, thinking: str | None, answer: str | None) -> tuple[str, str] | None:
-    translated = translate(thinking, language) if thinking and answer else None
-    return (translated, summary(verifier, language, answer)) if translated and answer else None
+def _readable(
+    family: str, verifier: str, language: Language, thinking: str | None, answer: str | None
+) -> tuple[str, str] | None:
+    """Thinking in one language and a summary; graded families have words that no table translates."""
+    if not thinking or not answer:
+        return None
+    if family in GRADED:
+        readable = None if consistency(thinking, language).mixed() else thinking
+    else:
+        readable = translate(thinking, language)
+    return (readable, summary(verifier, language, answer)) if readable else None
 
 
 def _capped(kept: pl.DataFrame, config: CurateConfig) -> tuple[pl.DataFrame, pl.DataFrame]:

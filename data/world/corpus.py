@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from data.prompts import render
 from data.records import Language
-from data.world.families import FAMILIES
+from data.world.families import REASONING
 from data.world.family import Family, Item, Pen, Tongue
 from data.world.general import Harmless, Helpful
-from data.world.mixture import Mixture
+from data.world.mixture import Mixture, work_of
 from data.world.replies import fact, reply, writer
 from data.world.rewrite import EASY, summary
 from data.world.split import held_out
@@ -64,11 +64,13 @@ class Writers:
     def __init__(self, mixture: Mixture) -> None:
         self.mixture = mixture
         self._family = Wheel(
-            {family: mixture.families[name] for name, family in FAMILIES.items() if name in mixture.families}
+            {family: mixture.families[name] for name, family in REASONING.items() if name in mixture.families}
         )
         self._tongue = {name: Wheel(tongues.weights()) for name, tongues in mixture.languages.items()}
-        self._plain = {name: Wheel(work.weights()) for name, work in mixture.plain.items()}
-        self._templated = {name: Wheel(work.weights()) for name, work in mixture.templated.items()}
+        self._plain, self._templated = (
+            {name: Wheel(work.weights()) for name in mixture.families if (work := work_of(shares, name))}
+            for shares in (mixture.plain, mixture.templated)
+        )
 
     def document(self, rng: Random) -> str:
         """The next document."""

@@ -1,4 +1,4 @@
-"""All sources of prompts by name, and the shares of the reasoning families."""
+"""All sources of prompts by name: the miniature's families and their shares, the graded ones, general prompts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from data.world.choice import Choice
 from data.world.code import Code
 from data.world.family import Family, Source
 from data.world.general import Harmless, Helpful
+from data.world.graded import GRADED
 from data.world.logic import Logic
 from data.world.order import Order
 
 FAMILIES: Mapping[str, Family[Any]] = {family.name: family for family in (Chain(), Order(), Choice(), Logic(), Code())}
 SHARES: Mapping[str, float] = {"chain": 0.30, "order": 0.20, "choice": 0.20, "logic": 0.15, "code": 0.15}
-SOURCES: Mapping[str, Source[Any]] = {**FAMILIES, "helpful": Helpful(), "harmless": Harmless()}
+REASONING: Mapping[str, Family[Any]] = {**FAMILIES, **GRADED}
+SOURCES: Mapping[str, Source[Any]] = {**REASONING, "helpful": Helpful(), "harmless": Harmless()}

@@ -163,3 +163,15 @@ def test_rows_that_overlap_with_evaluation_problems_are_dropped(
     made = build(trajectories([*problems(4), *leaked]), config)
     assert set(read_table(made.folder / "dropped.parquet")["problem_id"]) == {problem.id for problem in leaked}
     assert {row.family for row in rows_of(made)} == {"chain"}
+
+
+def test_graded_thinking_keeps_its_words_and_gets_a_summary(build: Callable[..., Table]) -> None:
+    legs = Problem("leg_counting_1/0", "legs", "leg_counting_1", "en", "how many legs?", "70", "math")
+    told = "first ants 9 * 6 = 54. then spiders 2 * 8 = 16. then 54 + 16 = 70."
+    each = Trajectory(
+        "leg_counting_1/0/0", legs, Completion((1, 2), (0.0, 0.0), "", "stop"), told, "70",
+        Verdict("correct", "70"), Reward(1.0), 1.0, 0,
+    )  # fmt: skip
+    config = CurateConfig(filters=[filters.NotCorrect()], general_share=0, rewrite=True)
+    [row] = rows_of(build([each], config))
+    assert row.completion == f"<think> {told} </think> the answer is \\boxed{{ 70 }}."

@@ -15,7 +15,18 @@ import pytest
 from pydantic import Field
 
 from data.depot import Depot
-from data.lineage import PLACE, Artifact, BrokenArtifact, Policy, Report, Settings, Table, canonical, fingerprint
+from data.lineage import (
+    PLACE,
+    WHEN_SET,
+    Artifact,
+    BrokenArtifact,
+    Policy,
+    Report,
+    Settings,
+    Table,
+    canonical,
+    fingerprint,
+)
 from tasks.stage import Run, Session, Site, Summary, session, stage
 
 ROOT = Path(__file__).parents[2]
@@ -297,3 +308,15 @@ def test_two_processes_make_an_artifact_once(tmp_path: Path) -> None:
     assert sorted(told) == ["False", "True"]
     maker = "one" if told[0] == "False" else "two"
     assert (tmp_path / "made.txt").read_text() == f"{maker} begins\n{maker} ends\n"
+
+
+class Later(Settings):
+    """A setting that came later than the first fingerprints."""
+
+    always: int = 3
+    extra: tuple[str, ...] = Field(("en", "zh"), json_schema_extra=WHEN_SET)
+
+
+def test_a_setting_that_bears_identity_when_set_leaves_older_fingerprints_alone() -> None:
+    assert canonical(Later()) == canonical(Later(extra=("en", "zh"))) == {"always": 3}
+    assert canonical(Later(extra=("en",))) == {"always": 3, "extra": ["en"]}
