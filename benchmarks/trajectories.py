@@ -1,8 +1,8 @@
 """Trajectories of the size and statistics of DeepSeek-R1's second set, with known defects in known rows.
 
-    python -m benchmarks.trajectories --rows 20000          # build/trajectories-20000/
+    python -m benchmarks.trajectories                       # build/trajectories-20000/
     python -m benchmarks.trajectories --rows 1200000        # about 20 GB of text
-    python -m benchmarks.trajectories --rows 20000 --broken # also build/trajectories-20000-broken/
+    python -m benchmarks.trajectories --broken              # also build/trajectories-20000-broken/
 
 `shards/*.parquet` holds the rows as they come from sampling: the completion whole, tokens counted, judged by rule
 or judge. `evaluation.parquet` holds the problems that nothing may overlap with. `truth.parquet`, apart, says of each
@@ -31,7 +31,8 @@ from benchmarks.drafts import dice
 from benchmarks.planting import World, counts, row, world
 
 BUILD = Path("build")
-SHARD = 5_000  # rows
+ROWS = 20_000
+SHARD = 5_000  # rows of one file
 ROW: Final[dict[str, Any]] = {
     **dict.fromkeys(("id", "problem_id", "key", "family", "language", "prompt", "solution", "verifier"), pl.String),
     **dict.fromkeys(("completion", "finish", "verdict", "reason_detail"), pl.String),
@@ -133,7 +134,7 @@ BREAKS: Final[dict[str, Callable[[Path], None]]] = {
 def main() -> None:
     """Make what the command line asks for; a set that is there already stays."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trajectories", description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--broken", action="store_true", help="also a variant with broken shards")
