@@ -1,0 +1,112 @@
+"""The filters that compare the rows of one problem."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from data.filters.kinds import GroupFilter, details_of, texts
+from data.store import query
+from data.units import numerals, run_hash, run_hashes, unit_hash, units
+
+
+class Duplicate(GroupFilter):
+    """Drops a text that another response to the same problem has, white space aside."""
+
+    name: Literal["duplicate"] = "duplicate"
+
+    def facts(self, frame: pl.DataFrame) -> list[pl.Series]:
+        """A digest of the text after normalisation."""
+        return [pl.Series("same_text", map(same_text, texts(frame)), pl.Binary)]
+
+    def details(self, facts: pl.DataFrame) -> pl.Series:
+        """Id of the response that stays: the first by id."""
+        first = pl.col("id").first().over("problem_id", "same_text")
+        return facts.select(pl.when(first != pl.col("id")).then(first).alias("detail")).to_series()
+
+
+def same_text(text: str) -> bytes:
+    """A digest that is equal for texts that are equal after Unicode composition, white space aside."""
+    plain = " ".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.blake2b(plain.encode(), digest_size=16).digest()
+
+
+class NearDuplicate(GroupFilter):
+    """Drops a response that hardly differs from another to the same problem.
+
+    Texts with other numbers, numerals, arithmetic signs or single letters, or the same ones in another
+    order, are never duplicates: a slip in one digit is what makes them worth keeping.
+    """
+
+    name: Literal["near_duplicate"] = "near_duplicate"
+    min_similarity: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of the shingles")
+    shingle: int = Field(3, ge=1, description="units of a shingle")
+
+    def facts(self, frame: pl.DataFrame) -> list[pl.Series]:
+        """A hash of the numerals in order: only texts that share it need to be compared."""
+        return [pl.Series("numerals", map(numerals_hash, texts(frame)), pl.UInt64)]
+
+    def suspects(self, facts: pl.DataFrame) -> pl.Series:
+        """Rows that share their problem and their numerals with another."""
+        return facts.select((pl.len().over("problem_id", "numerals") > 1).alias("suspect")).to_series()
+
+    def looks(self, frame: pl.DataFrame) -> list[pl.Series]:
+        """The shingles' hashes."""
+        shingles = [sorted(run_hashes(units(text), self.shingle)) for text in texts(frame)]
+        return [pl.Series("shingles", shingles, pl.List(pl.UInt64))]
+
+    def details(self, facts: pl.DataFrame) -> pl.Series:
+        """Id of the kept partner: the first by id among those that are similar enough and stay themselves."""
+        kept: dict[tuple[str, int], list[tuple[str, frozenset[int]]]] = {}
+        found: list[str | None] = [None] * len(facts)
+        alike = facts.with_row_index("row").filter(self.suspects(facts))
+        for place, id_, problem, number, row in alike.select(
+            "row", "id", "problem_id", "numerals", "shingles"
+        ).iter_rows():
+            shingles = frozenset(row)
+            others = kept.setdefault((problem, number), [])
+            partner = next((name for name, theirs in others if _jaccard(shingles, theirs) >= self.min_similarity), None)
+            if partner is None:
+                others.append((id_, shingles))
+            found[place] = partner
+        return details_of(found)
+
+
+def numerals_hash(text: str) -> int:
+    """One hash for the numerals of a text in order."""
+    return run_hash(map(unit_hash, numerals(text)))
+
+
+def _jaccard(left: frozenset[int], right: frozenset[int]) -> float:
+    return len(left & right) / len(left | right) if left or right else 1.0
+
+
+class Surplus(GroupFilter):
+    """Keeps at most so many responses a problem: spread over their lengths, the shortest and longest among
+    them."""
+
+    name: Literal["surplus"] = "surplus"
+    max_per_problem: int = Field(ge=1, description="responses kept of one problem")
+
+    def details(self, facts: pl.DataFrame) -> pl.Series:
+        """How many responses the problem had."""
+        return query(
+            """
+            WITH ranked AS (
+                SELECT place, count(*) OVER (PARTITION BY problem_id) AS n,
+                       row_number() OVER (PARTITION BY problem_id ORDER BY tokens, id) - 1 AS rank
+                FROM rows
+            )
+            SELECT CASE WHEN n > $most AND NOT list_contains(
+                       CASE WHEN $most = 1 THEN [n // 2]
+                            ELSE [step * (n - 1) // ($most - 1) FOR step IN range($most)] END, rank)
+                   THEN 'of ' || n END AS detail
+            FROM ranked ORDER BY place
+            """,
+            facts.select("id", "problem_id", "tokens"),
+            most=self.max_per_problem,
+        )
