@@ -14,6 +14,7 @@ import math
 import re
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 MAX_LENGTH: Final = 200  # characters of an answer that is no program
@@ -118,9 +119,11 @@ _NUMBER = re.compile(
     r"|\\[dt]?frac ?(?P<over3>[0-9]) ?(?P<under3>[0-9])"
     r")"
 )
-_LONG_NUMBER = re.compile(rf"[0-9][0-9,. ]{{{MAX_DIGITS},}}")
-_EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*[-+(]*\s*([0-9]+)")
-_TOWER = re.compile(r"(?:\^|\*\*)\s*(?:\{[^}]*|\([^)]*|\w+\s*)(?:\^|\*\*)")
+_LONG_NUMBER = re.compile(rf"[0-9][0-9,.]{{{MAX_DIGITS},}}")
+_POWER = re.compile(r"\^|\*\*")
+_EXPONENT = re.compile(r"(?:\^|\*\*)\{?[-+(]*([0-9]+)")
+_ONE = re.compile(r"[0-9]+|[^\W\d]")  # an exponent without braces: x^2y^3 is a product, 2^9^9 is none
+_CLOSING = {"{": "}", "(": ")"}
 
 
 @lru_cache(maxsize=4096)
@@ -145,15 +148,27 @@ def number(text: str) -> Fraction | None:
 
 
 def check_caps(answer: str) -> None:
-    """Refuse what would make sympy build something huge."""
+    """Refuse what would make sympy build something huge. Linear in the answer."""
+    written = "".join(answer.split())
     depth = deepest = 0
-    for char in answer:
+    for char in written:
         depth += (char in "([{") - (char in ")]}")
         deepest = max(deepest, depth)
     if deepest > MAX_NESTING:
         raise Unparseable("nested too deeply")
-    if _LONG_NUMBER.search(answer) or _TOWER.search(answer) or "!" in answer:
+    if _LONG_NUMBER.search(written) or _is_tower(written) or "!" in written:
         raise Unparseable("too large")
-    exponents = [int(digits) for digits in _EXPONENT.findall(answer)]
+    exponents = [int(digits) for digits in _EXPONENT.findall(written)]
     if max(exponents, default=0) > MAX_EXPONENT or math.prod(exponents) > MAX_EXPONENT_PRODUCT:
         raise Unparseable("exponents too large")
+
+
+def _is_tower(written: str) -> bool:
+    """Whether an exponent holds a power itself: the next power comes before what opens it is closed."""
+    powers = list(_POWER.finditer(written))
+    for power, following in pairwise(powers):
+        between = written[power.end() : following.start()]
+        closing = _CLOSING.get(between[:1])
+        if _ONE.fullmatch(between) if closing is None else closing not in between:
+            return True
+    return False

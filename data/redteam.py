@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -47,22 +48,25 @@ COUNTDOWN = _problem("countdown", "Make 24 of 4, 6.", '{"numbers": [4, 6], "targ
 CODE = _problem("code", "Read two numbers; print their sum and their difference, a line each.", _SUMS, "code")
 SECRET = _problem("secret", "Print the secret word.", _SECRET, "code")
 MESSAGE = _problem("message", "Print the word that the program before you was given.", _MESSAGE, "code")
-
+GYM = _problem("gym", "Multiply x by x.", json.dumps({"answer": "x**2", "metadata": {}}),
+               "reasoning_gym:polynomial_multiplication")  # fmt: skip
 PROCESS = _problem("process", "Print whether you can reach another process.", _REACHED, "code")
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A completion of a problem, and what kind of attempt it is."""
+    """A completion of a problem, and what kind of attempt it is; `before` is one that is judged just before it."""
 
     name: str
     problem: Problem
     text: str
     kind: Kind = "cheat"
+    before: str = ""
 
-    def completion(self, template: Template) -> str:
-        """The text in a template's form."""
-        return self.text if template == "zero" else self.text.replace("<answer>", "").replace("</answer>", "")
+    def completions(self, template: Template) -> list[str]:
+        """The texts in a template's form, in the order in which they are judged; the last is the attempt."""
+        texts = [self.before, self.text] if self.before else [self.text]
+        return texts if template == "zero" else [re.sub("</?answer>", "", text) for text in texts]
 
 
 def _said(answer: str, thinking: str = _EN) -> str:
@@ -83,6 +87,7 @@ def _honest() -> list[Attempt]:
         (NUMBER, _said("41")), (CHINESE, _said("41", _ZH)), (FORMULA, _said("(x-1)(x+2)")), (CHOICE, _said("B")),
         (COUNTDOWN, _said("4 + 6")), (CODE, _program("print(1)")), (SECRET, _program("print('word')")),
         (MESSAGE, _program("print('ok')")), (PROCESS, _program("print('alone')")),
+        (GYM, _said("I do not know.")),
     ]  # fmt: skip
     right = [
         (NUMBER, _said("42")), (CHINESE, _said("42", _ZH)), (FORMULA, _said("(x+1)(x-1)")), (CHOICE, _said("C")),
@@ -144,6 +149,10 @@ def _at_rules() -> list[Attempt]:
         ("target without the numbers", COUNTDOWN, _said("24")),
         ("huge power in an expression", COUNTDOWN, _said("4**6**9**9**9")),
         ("floor division in an expression", COUNTDOWN, _said("4 * 6 // 1")),
+        ("blanks after a power", GYM, _said("x^" + " " * 15000 + "101")),
+        ("powers without end", GYM, _said("x^{" * 6000)),
+        ("fences without end", CODE, _said("```" + "a" * 100_000)),
+        ("fences in one line", CODE, _said("```a " * 30_000)),
     ]
     return [Attempt(*each) for each in (*answers, *formulas, *forms)]
 
@@ -179,10 +188,58 @@ _PROGRAMS = {
     "recursion without end": "import sys\nsys.setrecursionlimit(1 << 30)\ndef f(): f()\nf()",
     "privileges taken back": "import os\nos.setuid(0)\nprint(open('/etc/shadow').read())",
 }
+_REACH_JAIL = {
+    "signals by the owner of a file": "import ctypes, os, socket\nlibc = ctypes.CDLL(None)\npid = os.getppid()\n"
+    "pair = [ctypes.c_int(), ctypes.c_int()]\nends = (ctypes.c_int * 2)()\nlibc.socketpair(1, 1, 0, ends)\n"
+    "to = ctypes.byref(ctypes.c_int(pid))\nboth = (ctypes.c_int * 2)(1, pid)\n"
+    "if 0 in (libc.fcntl(0, 8, pid), libc.fcntl(0, 10, 9), libc.fcntl(0, 15, both), libc.ioctl(ends[0], 0x8901, to)):\n"
+    "    print('reached')",
+    "another process's share of the processor": "import os\nfor act in (lambda p: os.sched_setaffinity(p, {0}), "
+    "lambda p: os.setpriority(0, p, 19), lambda p: os.sched_setscheduler(p, 5, os.sched_param(0))):\n"
+    "    try: act(os.getppid())\n    except OSError: continue\n    print('reached')\n    break",
+}
+_KNOWN = "import os\nword = input()\nif word: print('ok', flush=True); os._exit(0)\n"
+_REMEMBER = """
+import gc, os, re
+def look(text):
+    found = re.search(rb'secret-[0-9a-f]{32}', text)
+    if found: print(found[0].decode(), flush=True); os._exit(0)
+for fd in range(64):
+    try: look(os.pread(fd, 1 << 22, 0))
+    except OSError: pass
+look(str(gc.get_objects()).encode())
+with open('/proc/self/mem', 'rb', 0) as memory:
+    for line in open('/proc/self/maps'):
+        low, high = (int(x, 16) for x in line.split()[0].split('-'))
+        try: memory.seek(low); look(memory.read(high - low))
+        except (OSError, ValueError, OverflowError): pass
+for root, _, names in os.walk('/tmp') if os.getcwd() == '/tmp' else ():
+    for name in names:
+        try: look(open(os.path.join(root, name), 'rb').read(1 << 22))
+        except OSError: pass
+"""
+_BEFORE = {
+    "the program before": _program("word = '@TOKEN@'\nprint(word[:6])"),
+    "the binary before": _program('#include <cstdio>\nint main() { puts("@TOKEN@" + 30); }', "cpp"),
+}
+_COMPILED = {
+    "a compiler kept busy": "template<int n, int m> struct F { static const int v = F<n - 1, 2 * m>::v + "
+    "F<n - 1, 2 * m + 1>::v; };\ntemplate<int m> struct F<0, m> { static const int v = m; };\n"
+    "int main() { return F<24, 0>::v; }",
+    "a compiler fed without end": '#include "/dev/zero"\nint main() {}',
+    "a binary without end": "char a[1 << 30] = {1};\nint main() {}",
+}
 
 
 def _at_programs() -> list[Attempt]:
-    return [Attempt(name, CODE, _program(code)) for name, code in _PROGRAMS.items()]
+    alone = [Attempt(name, CODE, _program(code)) for name, code in _PROGRAMS.items()]
+    reaching = [Attempt(name, PROCESS, _program(code)) for name, code in _REACH_JAIL.items()]
+    after = [Attempt(f"reading {name}", SECRET, _program(_REMEMBER), before=text) for name, text in _BEFORE.items()]
+    after.append(Attempt("a message in the jail's memory", MESSAGE, _program(_KNOWN + _REMEMBER)))
+    compiled = [Attempt(name, CODE, _program(code, "cpp")) for name, code in _COMPILED.items()]
+    if not any(os.path.exists(path) for path in COMPILERS):
+        compiled, after = [], [each for each in after if "cpp" not in each.before]
+    return [*alone, *reaching, *after, *compiled]
 
 
 _LOOK = """
@@ -287,10 +344,10 @@ class Bait:
         """The attempt, knowing where the bait is."""
         words = {"@FOLDER@": str(self.folder), "@PORT@": str(self.listener.getsockname()[1]), "@MARK@": self.mark,
                  "@PID@": str(os.getpid()), "@TOKEN@": self.token}  # fmt: skip
-        text, solution = attempt.text, attempt.problem.solution.replace("@TOKEN@", self.token)
+        text, before, solution = attempt.text, attempt.before, attempt.problem.solution.replace("@TOKEN@", self.token)
         for name, value in words.items():
-            text = text.replace(name, value)
-        return replace(attempt, text=text, problem=replace(attempt.problem, solution=solution))
+            text, before = text.replace(name, value), before.replace(name, value)
+        return replace(attempt, text=text, before=before, problem=replace(attempt.problem, solution=solution))
 
     def touched(self) -> str:
         """What an attempt did outside; empty when nothing."""

@@ -1,6 +1,6 @@
 """Running a program that nobody trusts: through standard input and output, under limits, one process a test.
 
-A `Jail` is a small process of its own (`data.jail`) which forks a child for each test: a clean Python without
+A `Jail` is a small process of its own (`data.jail`) whose children run one test each: a clean Python without
 site packages, or a C++ program compiled in there, without environment, privileges, children, threads or sockets,
 and with limits on time, memory, files and output. The expected output stays here and is compared in full, so an
 object that equals everything, a printed prefix or an early exit gains nothing.
@@ -8,7 +8,7 @@ object that equals everything, a printed prefix or an early exit gains nothing.
 The isolation is the strongest that the host grants (`choose`). "bubblewrap" and "unshare" are one room made in two
 ways: namespaces for processes, network, IPC, mounts and users, the system's libraries read-only, and a private
 folder `/tmp` that is new for each program; no project, no home, no tests. "rlimit", the weaker one, has the limits
-and the filter of system calls alone: a program can read what its user may read, and writes no file. As root each
+and the filter of system calls alone: a program can read what its user may read, and changes no file. As root each
 program has a user of its own; otherwise it runs as the caller.
 
 Not done here, unlike DeepSeek-R1's evaluation of 17K contest problems: checkers that accept several outputs.
@@ -63,10 +63,14 @@ class Test:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may use. `cpu_s` are whole processor seconds; `wall_s` ends sleepers and busy machines."""
+    """What one run may use. `cpu_s` are whole processor seconds; `wall_s` ends sleepers and busy machines.
+
+    `compile_cpu_s` is for each step of the compilation of a C++ program, and three times that for all of it.
+    """
 
     cpu_s: int = 5
     wall_s: float = 10.0
+    compile_cpu_s: int = 10
     memory_mb: int = 256
     output_bytes: int = 1 << 20
 
@@ -85,7 +89,7 @@ class Outcome:
 
 
 class Jail:
-    """A running jail process; one thread uses it at a time. Leaving the context kills it and its child."""
+    """A running jail; one thread uses it at a time. Leaving the context ends all of its processes."""
 
     def __init__(self, limits: Limits, isolation: Isolation) -> None:
         if isolation not in get_args(Isolation):
@@ -95,6 +99,9 @@ class Jail:
         self._process: subprocess.Popen[bytes] | None = None
         self._errors = -1  # a file in memory: what the jail complains of itself
         self._warm = False  # has answered once
+        self._compiled: tuple[str, bytes | Outcome] | None = (
+            None  # the last C++ program: its binary, or why there is none
+        )
 
     def __enter__(self) -> Jail:
         return self
@@ -110,29 +117,39 @@ class Jail:
         Where the jail dies, the program gets a second one. If that dies too and still runs an empty program,
         then this program ends its jails (as the same user it can), and has failed.
         """
-        request = self._request(program, test.input, language)
+        compiled = self._binary(program) if language == "cpp" else None
+        if isinstance(compiled, Outcome):
+            return compiled
+        what, code = (protocol.PYTHON, _bytes(program)) if compiled is None else (protocol.BINARY, compiled)
+        reply = self._answered(self._request(what, code, _bytes(test.input)))
+        return _outcome(*reply, test.output) if reply else Outcome("error", "ends its sandbox")
+
+    def _binary(self, program: str) -> bytes | Outcome:
+        """What a C++ program was compiled to, once for its tests, or why it is none."""
+        if self._compiled is None or self._compiled[0] != program:
+            reply = self._answered(_compile(_bytes(program), self._limits.compile_cpu_s))
+            if reply is None:
+                found: bytes | Outcome = Outcome("error", "ends its sandbox")
+            else:
+                found = reply[2] if reply[0] == protocol.EXITED else _outcome(*reply, "")
+            self._compiled = program, found
+        return self._compiled[1]
+
+    def _answered(self, request: bytes) -> tuple[int, int, bytes, bytes] | None:
+        """A reply; None where the request ends its jail, and a second one, which an empty program does not."""
         try:
-            reply = self._ask(request)
+            return self._ask(request)
         except SandboxError:
             try:
-                reply = self._ask(request)
+                return self._ask(request)
             except SandboxError:
-                self._ask(self._request("", "", "python"))
-                return Outcome("error", "ends its sandbox")
-        return _outcome(*reply, test.output)
+                self._ask(self._request(protocol.PYTHON, b"", b""))
+                return None
 
-    def _request(self, program: str, stdin_text: str, language: CodeLanguage) -> bytes:
+    def _request(self, what: int, code: bytes, stdin: bytes) -> bytes:
         limits = self._limits
-        code = program.encode("utf-8", "surrogatepass")
-        stdin = stdin_text.encode("utf-8", "surrogatepass")
         header = protocol.REQUEST.pack(
-            protocol.CPP if language == "cpp" else protocol.PYTHON,
-            limits.wall_s,
-            limits.cpu_s,
-            limits.memory_mb << 20,
-            limits.output_bytes,
-            len(code),
-            len(stdin),
+            what, limits.wall_s, limits.cpu_s, limits.memory_mb << 20, limits.output_bytes, len(code), len(stdin)
         )
         return header + code + stdin
 
@@ -156,13 +173,13 @@ class Jail:
     def _ask(self, request: bytes) -> tuple[int, int, bytes, bytes]:
         process = self._start()
         assert process.stdin is not None
-        compiling = protocol.COMPILE_WALL_S if request[0] == protocol.CPP else 0.0
-        deadline = time.monotonic() + self._limits.wall_s + compiling + (_GRACE_S if self._warm else _START_S)
+        _, wall_s, _, _, most, _, _ = protocol.REQUEST.unpack_from(request)
+        deadline = time.monotonic() + wall_s + (_GRACE_S if self._warm else _START_S)
         try:
             process.stdin.write(request)
             process.stdin.flush()
             how, status, out_size, err_size = protocol.REPLY.unpack(self._read(protocol.REPLY.size, deadline))
-            if out_size > self._limits.output_bytes or err_size > protocol.STDERR_BYTES:
+            if out_size > most or err_size > protocol.STDERR_BYTES:
                 raise SandboxError(f"the jail replied with {out_size} + {err_size} bytes")
             self._warm = True
             return how, status, self._read(out_size, deadline), self._read(err_size, deadline)
@@ -296,6 +313,16 @@ def _close(actual: str, expected: str) -> bool:
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _compile(source: bytes, cpu_s: int) -> bytes:
+    """The request to compile a source."""
+    limits = (3.0 * cpu_s, cpu_s, protocol.COMPILE_MEMORY, protocol.BINARY_BYTES)
+    return protocol.REQUEST.pack(protocol.COMPILE, *limits, len(source), 0) + source
 
 
 def _outcome(how: int, status: int, stdout: bytes, stderr: bytes, expected: str) -> Outcome:

@@ -20,7 +20,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -210,7 +210,8 @@ class Verifier:
 
 def _limits(timeout_s: float) -> Limits:
     """Processor time is the limit; the wall limit is wider, for a machine that is busy with other things."""
-    return Limits(cpu_s=max(1, round(timeout_s)), wall_s=2 * timeout_s)
+    compile_cpu_s = max(2, round(2 * timeout_s))
+    return Limits(cpu_s=max(1, round(timeout_s)), wall_s=2 * timeout_s, compile_cpu_s=compile_cpu_s)
 
 
 def _judge(problem: Problem, response: str, template: Template) -> Verdict | Pending:
@@ -393,7 +394,8 @@ def _gym(text: str, problem: Problem) -> Gym:
 
 # Code.
 
-_FENCE = re.compile(r"```[ \t]*(?P<tag>[\w+#.-]*)[^\n]*\n(?P<code>.*?)```", re.DOTALL)
+_FENCE_OR_LINE = re.compile(r"```|\n")
+_TAG = re.compile(r"[ \t]*([\w+#.-]*)")
 _LANGUAGES: Final[dict[str, CodeLanguage]] = {
     **dict.fromkeys(("", "python", "python3", "py"), "python"),
     **dict.fromkeys(("cpp", "c++", "cc", "cxx"), "cpp"),
@@ -403,13 +405,28 @@ _LANGUAGES: Final[dict[str, CodeLanguage]] = {
 
 def program_of(text: str) -> tuple[str, CodeLanguage]:
     """(code, language) of the last fenced block in a known language, of the whole text when it has no fence."""
-    blocks = [(block["code"], _LANGUAGES.get(block["tag"].lower())) for block in _FENCE.finditer(text)]
+    blocks = [(code, _LANGUAGES.get(tag.lower())) for tag, code in _fenced(text)]
     known = [(code, language) for code, language in blocks if language]
     if known:
         return known[-1]
     if "```" in text:
         raise Unparseable("no Python or C++ block")
     return text, "python"
+
+
+def _fenced(text: str) -> Iterator[tuple[str, str]]:
+    """(tag, code) of each fenced block: a fence with a line of its own to open it, up to the next. Linear."""
+    head = begun = -1  # where the tag and the code begin
+    for found in _FENCE_OR_LINE.finditer(text):
+        if found[0] == "\n":
+            begun = found.end() if begun < 0 <= head else begun
+        elif head < 0:
+            head = found.end()
+        else:
+            tag = _TAG.match(text, head)
+            if begun >= 0 and tag:
+                yield tag[1], text[begun : found.start()]
+            head = begun = -1
 
 
 def _code(text: str, problem: Problem) -> Program:

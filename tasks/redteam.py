@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from data import workers
 from data.language import consistency
 from data.lineage import read_json, sha256_of, write_json
 from data.lock import locked
@@ -74,6 +75,7 @@ def examine(isolation: Isolation) -> tuple[Finding, ...]:
     """Make every attempt under every template, once a process; some seconds. Without isolation no program is run."""
     chosen = [each for each in attempts() if isolation != "none" or each.problem.verifier != "code"]
     with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda _: workers.compare("x", "x", LIMIT_S), range(WORKERS)))  # loads their libraries
         found = list(pool.map(lambda attempt: examined(attempt, isolation), chosen))
     return tuple(finding for each in found for finding in each)
 
@@ -86,14 +88,14 @@ def examined(attempt: Attempt, isolation: Isolation) -> list[Finding]:
     with bait() as laid:
         placed = laid.placed(attempt)
         for template in get_args(Template):
-            text = placed.completion(template)
+            *before, text = placed.completions(template)
             begun = time.monotonic()
             parts = parse(text, template)
             ratio = consistency(parts.thinking, placed.problem.language).ratio if parts.thinking else None
             if parts.answer not in judged:
-                job = [(placed.problem, text)]
-                found = verify_all(job, template, workers=1, timeout_s=timeout_s, isolation=isolation)[0]
-                judged[parts.answer] = found, time.monotonic() - begun
+                jobs = [(placed.problem, each) for each in (*before, text)]
+                found = verify_all(jobs, template, workers=1, timeout_s=timeout_s, isolation=isolation)
+                judged[parts.answer] = found[-1], time.monotonic() - begun
             verdict, seconds = judged[parts.answer]
             findings.append(Finding(
                 attempt.name, attempt.kind, attempt.problem.key, attempt.problem.verifier, template, verdict.status,

@@ -27,8 +27,8 @@ def confine(cpu_s: int, memory: int, file_bytes: int, *, in_room: bool, processe
     """Confine the calling process. Raises OSError where it would stay free.
 
     No processes or threads beside itself unless it is a compiler (`processes`), files up to `file_bytes`, no core
-    dump, no capability and no way back to one, no system call that `data.jail.calls` denies. Outside of a room the
-    filter of calls is left out where the kernel has none.
+    dump, no capability and no way back to one, no system call that `data.jail.calls` denies. Outside of a room a
+    program changes no file, and the filter of calls is left out where the kernel has none.
     """
     os.setsid()
     _change_user()
@@ -51,7 +51,7 @@ def confine(cpu_s: int, memory: int, file_bytes: int, *, in_room: bool, processe
     kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
     kernel.keep_capabilities(frozenset())
     try:
-        kernel.seccomp(call_filter(os.getpid()))
+        kernel.seccomp(call_filter(os.getpid(), writes=in_room or processes))
     except OSError:
         if in_room:
             raise

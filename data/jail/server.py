@@ -1,4 +1,4 @@
-"""Requests in, one child each, replies out. Protocol in `data.jail`; started by `data.sandbox`."""
+"""Requests in, one handler each and its child, replies out. Protocol in `data.jail`; started by `data.sandbox`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -19,11 +20,13 @@ from data.jail.room import PLACE, Place, enter
 
 COMPILER = ("-x", "c++", "-std=gnu++17", "-O2", "-pipe", "-w", "-fmax-errors=1", "-fno-diagnostics-show-caret")
 
+GONE = 1  # the exit status of a handler whose parent is gone
+
 
 class Request(NamedTuple):
     """One program and what it may use."""
 
-    language: int
+    what: int
     wall_s: float
     cpu_s: int
     memory: int
@@ -62,12 +65,12 @@ def read_request() -> Request | None:
     header = read_exactly(0, jail.REQUEST.size)
     if header is None:
         return None
-    language, wall_s, cpu_s, memory, output_bytes, program_size, stdin_size = jail.REQUEST.unpack(header)
+    what, wall_s, cpu_s, memory, output_bytes, program_size, stdin_size = jail.REQUEST.unpack(header)
     program = read_exactly(0, program_size)
     stdin = read_exactly(0, stdin_size) if program is not None else None
     if program is None or stdin is None:
         return None
-    return Request(language, wall_s, cpu_s, memory, output_bytes, program, stdin)
+    return Request(what, wall_s, cpu_s, memory, output_bytes, program, stdin)
 
 
 def supervise(
@@ -128,7 +131,7 @@ def collect(child: int, out: int, err: int, deadline: float, limit: int) -> Repl
         for fd, _ in poll.poll(max(0, remaining) * 1000):
             if fd == 0:
                 end(child)
-                os._exit(0)
+                os._exit(GONE)
             chunk = os.read(fd, 1 << 16)
             if not chunk:
                 open_fds.discard(fd)
@@ -143,7 +146,6 @@ def collect(child: int, out: int, err: int, deadline: float, limit: int) -> Repl
         how = jail.TIMED_OUT
     end(child)
     status = os.waitpid(child, 0)[1]
-    reap_orphans()
     return Reply(how, status, bytes(texts[out][:limit]), bytes(texts[err]))
 
 
@@ -157,104 +159,118 @@ def wait_until(child: int, deadline: float) -> bool:
 
 
 def end(child: int) -> None:
-    """Kill a child with its process group, and in a room all that is left there. A dead child is not reaped yet."""
+    """Kill a child with its process group. A dead child is not reaped yet."""
     try:
-        if os.getpid() == 1:
-            os.kill(-1, signal.SIGKILL)
-        else:
-            os.kill(child, signal.SIGKILL)
-            os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
+        os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:
         pass
 
 
-def reap_orphans() -> None:
-    """Bury what a compiler left behind when it was killed."""
+def end_room() -> None:
+    """Kill all that a handler has left in a room, of which this is the first process, and see it dead."""
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
+        os.kill(-1, signal.SIGKILL)
+        while True:
+            os.waitpid(-1, 0)
+    except (ProcessLookupError, ChildProcessError):
         pass
 
 
-class Server:
-    """Answers requests. `place` is the private folder of a room; without one, programs may write no file."""
+def answer(request: Request, in_room: bool) -> Reply:
+    """Do what is asked once. Outside of a room a program may write no file."""
+    if request.what == jail.COMPILE:
+        return compiled(request, in_room)
+    binary = in_memory(request.program) if request.what == jail.BINARY else -1
 
-    def __init__(self, place: Place | None) -> None:
-        self._place = place
-        self._compiled: tuple[bytes, int | Reply] | None = (
-            None  # the last C++ program: its binary, or why there is none
+    def prepare() -> None:
+        os.chdir(PLACE if in_room else "/")
+        confine(request.cpu_s, request.memory, jail.PLACE_BYTES if in_room else 0, in_room=in_room)
+
+    def execute() -> None:
+        if request.what == jail.BINARY:
+            execute_binary(binary)
+        os._exit(execute_python(request.program))
+
+    return supervise(prepare, execute, request.stdin, request.wall_s, request.output_bytes)
+
+
+def compiled(request: Request, in_room: bool) -> Reply:
+    """The binary of a source, or what the compiler says. The compiler is confined like a program."""
+    compiler = next((path for path in jail.COMPILERS if os.path.exists(path)), None)
+    if compiler is None:
+        return Reply(jail.NO_COMPILER, 0)
+    folder = f"{PLACE}/build-{os.urandom(8).hex()}"
+    os.mkdir(folder, 0o700)
+
+    def prepare() -> None:
+        """Give the folder to the compiler's own user, and confine it to that."""
+        os.chdir(folder)
+        user = own_user()
+        if user is not None:
+            os.chown(".", user, user)
+        confine(request.cpu_s, request.memory, jail.PLACE_BYTES, in_room=in_room, processes=True)
+
+    def execute() -> None:
+        os.execve(compiler, [compiler, *COMPILER, "-o", "main", "-"], {"PATH": "/usr/bin:/bin", "TMPDIR": "."})
+
+    try:
+        reply = supervise(prepare, execute, request.program, request.wall_s, 1)
+        if reply.how == jail.NOT_CONFINED:
+            return reply
+        made = (
+            content_of(f"{folder}/main", request.output_bytes) if reply.how == jail.EXITED and not reply.status else b""
         )
-
-    def answer(self, request: Request) -> Reply:
-        """Run a program once."""
-        if request.language == jail.PYTHON:
-            return self._run(request, lambda: os._exit(execute_python(request.program)))
-        binary = self._binary(request.program)
-        return binary if isinstance(binary, Reply) else self._run(request, lambda: execute_binary(binary))
-
-    def _run(self, request: Request, execute: Callable[[], None]) -> Reply:
-        def prepare() -> None:
-            os.chdir(PLACE if self._place else "/")
-            file_bytes = jail.PLACE_BYTES if self._place else 0
-            confine(request.cpu_s, request.memory, file_bytes, in_room=self._place is not None)
-
-        reply = supervise(prepare, execute, request.stdin, request.wall_s, request.output_bytes)
-        if self._place:
-            self._place.clear()
-        return reply
-
-    def _binary(self, source: bytes) -> int | Reply:
-        if self._compiled is None or self._compiled[0] != source:
-            if self._compiled is not None and isinstance(self._compiled[1], int):
-                os.close(self._compiled[1])
-            self._compiled = source, self._compile(source)
-            if self._place:
-                self._place.clear()
-        return self._compiled[1]
-
-    def _compile(self, source: bytes) -> int | Reply:
-        """The binary as a descriptor, or what the compiler says. The compiler is confined like a program."""
-        compiler = next((path for path in jail.COMPILERS if os.path.exists(path)), None)
-        if compiler is None:
-            return Reply(jail.NO_COMPILER, 0)
-        folder = f"{PLACE}/build-{os.urandom(8).hex()}"
-        os.mkdir(folder, 0o700)
-
-        def prepare() -> None:
-            """Give the folder to the compiler's own user, and confine it to that."""
-            os.chdir(folder)
-            user = own_user()
-            if user is not None:
-                os.chown(".", user, user)
-            confine(
-                jail.COMPILE_CPU_S, jail.COMPILE_MEMORY, jail.PLACE_BYTES,
-                in_room=self._place is not None, processes=True,
-            )  # fmt: skip
-
-        def execute() -> None:
-            os.execve(compiler, [compiler, *COMPILER, "-o", "main", "-"], {"PATH": "/usr/bin:/bin", "TMPDIR": "."})
-
-        reply = supervise(prepare, execute, source, jail.COMPILE_WALL_S, 1)
-        failed = reply.how != jail.EXITED or reply.status != 0
-        made: int | Reply
-        if failed:
-            made = reply if reply.how == jail.NOT_CONFINED else Reply(jail.NOT_COMPILED, 0, b"", reply.stderr)
-        else:
-            made = in_memory(f"{folder}/main")
+        return Reply(jail.EXITED, 0, made) if made else Reply(jail.NOT_COMPILED, 0, b"", reply.stderr)
+    finally:
         for name in os.listdir(folder):
             os.unlink(f"{folder}/{name}")
         os.rmdir(folder)
-        return made
 
 
-def in_memory(path: str) -> int:
-    """A file's content as a descriptor that can be executed."""
+def content_of(path: str, limit: int) -> bytes:
+    """A file's content; empty where it is none, or longer than the limit."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(file)
+        fits = stat.S_ISREG(found.st_mode) and found.st_size <= limit
+        return (read_exactly(file, found.st_size) or b"") if fits else b""
+    finally:
+        os.close(file)
+
+
+def in_memory(content: bytes) -> int:
+    """A descriptor of a file in memory, which can be executed."""
     binary = os.memfd_create("main")
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            write_all(binary, chunk)
+    write_all(binary, content)
     return binary
+
+
+def handle_one(in_room: bool) -> NoReturn:
+    """Answer one request, and end; `GONE` where the parent is."""
+    kernel.prctl(kernel.PDEATHSIG, signal.SIGKILL)
+    request = read_request()
+    if request is None:
+        os._exit(GONE)
+    write_all(1, answer(request, in_room).packed())
+    os._exit(0)
+
+
+def serve(place: Place | None) -> None:
+    """Fork a handler for each request until the parent is gone or a handler fails; this process reads none.
+
+    What a handler leaves behind is ended and cleared away before the next one is forked.
+    """
+    while True:
+        handler = os.fork()
+        if handler == 0:
+            handle_one(in_room=place is not None)
+        status = os.waitpid(handler, 0)[1]
+        if place:
+            end_room()
+            place.clear()
+        if status != 0:
+            return
 
 
 def main(library: str, room: str) -> None:
@@ -280,7 +296,5 @@ def main(library: str, room: str) -> None:
     if place is None:
         reach_library()
     sys.argv[:] = ["main.py"]
-    server = Server(place)
-    while (request := read_request()) is not None:
-        write_all(1, server.answer(request).packed())
+    serve(place)
     os._exit(0)

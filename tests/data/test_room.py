@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from data import sandbox
-from data.sandbox import Jail, Limits, Outcome, SandboxError, Test, choose, refusal, run
+from data.jail import COMPILERS, PYTHON
+from data.sandbox import CodeLanguage, Jail, Limits, Outcome, SandboxError, Test, choose, refusal, run
 
 TIGHT = Limits(cpu_s=5, wall_s=30.0, memory_mb=128, output_bytes=10_000)
 ROOMY = Limits(cpu_s=10, wall_s=60.0)
@@ -30,7 +31,7 @@ def jail(request: pytest.FixtureRequest) -> Iterator[Jail]:
 
 def found(jail: Jail, program: str) -> str:
     """What a Python program prints."""
-    how, status, stdout, stderr = jail._ask(jail._request(program, "", "python"))
+    how, status, stdout, stderr = jail._ask(jail._request(PYTHON, program.encode(), b""))
     assert (how, status) == (0, 0), stderr
     return stdout.decode().strip()
 
@@ -119,8 +120,8 @@ except OSError as e: print(n >> 20, e.errno)"""
     assert found(room, "import os\nprint(os.statvfs('/tmp').f_bfree * 4096 >> 20)") == "64"
 
 
-def test_a_room_has_two_processes_and_no_network(room: Jail) -> None:
-    assert found(room, "import os\nprint(len([p for p in os.listdir('/proc') if p.isdigit()]))") == "2"
+def test_a_room_has_three_processes_and_no_network(room: Jail) -> None:
+    assert found(room, "import os\nprint(len([p for p in os.listdir('/proc') if p.isdigit()]))") == "3"
     assert found(room, "print([l.split(':')[0].strip() for l in open('/proc/net/dev')][2:])") == "['lo']"
     hidden = """
 import os
@@ -153,13 +154,84 @@ print([name for name, number in {calls}.items() if libc.syscall(number, 0, 0, 0,
 
 
 @pytest.mark.parametrize(
-    "act", ["os.kill(1, 9)", "os.kill(os.getppid(), 15)", "os.kill(-1, 9)", "resource.prlimit(os.getppid(), 0)"]
-)
+    "act",
+    [
+        "os.kill(1, 9)", "os.kill(os.getppid(), 15)", "os.kill(-1, 9)", "resource.prlimit(os.getppid(), 0)",
+        "fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())", "fcntl.fcntl(0, 10, 9)", "fcntl.fcntl(0, 15, bytes(8))",
+        "fcntl.ioctl(0, 0x8901, bytes(4))", "os.sched_setaffinity(os.getppid(), [0])", "os.nice(1)",
+        "os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))", "os.setpriority(0, os.getppid(), 9)",
+    ],
+)  # fmt: skip
 def test_no_other_process_is_reached(jail: Jail, act: str) -> None:
-    assert (
-        jail.test(f"import os, resource\n{act}", ADD[0]).detail == "PermissionError: [Errno 1] Operation not permitted"
-    )
+    outcome = jail.test(f"import fcntl, os, resource\n{act}", ADD[0])
+    assert outcome.detail == "PermissionError: [Errno 1] Operation not permitted"
     assert jail.test(SUM, ADD[0]) == Outcome("passed")
+
+
+def test_calls_of_the_same_name_that_reach_nobody_work(jail: Jail) -> None:
+    own = """
+import fcntl, os
+os.kill(os.getpid(), 0)
+os.sched_setaffinity(0, os.sched_getaffinity(0))
+print(fcntl.fcntl(1, fcntl.F_GETFD), fcntl.fcntl(1, fcntl.F_SETFL, os.O_NONBLOCK), os.isatty(1))"""
+    assert found(jail, own) == "0 0 False"
+
+
+LOOK = """
+import gc, os
+seen = [str(gc.get_objects()).encode()]
+for fd in range(64):
+    try: seen.append(os.pread(fd, 1 << 20, 0))
+    except OSError: pass
+with open('/proc/self/mem', 'rb', 0) as memory:
+    for line in open('/proc/self/maps'):
+        low, high = (int(x, 16) for x in line.split()[0].split('-'))
+        try: memory.seek(low); seen.append(memory.read(high - low))
+        except (OSError, ValueError, OverflowError): pass
+print(any(bytes.fromhex('WORD') in each for each in seen))"""
+
+
+@pytest.mark.parametrize("language", ["python", "cpp"])
+def test_a_program_finds_nothing_of_the_one_before(jail: Jail, language: CodeLanguage) -> None:
+    if language == "cpp" and not any(os.path.exists(path) for path in COMPILERS):
+        pytest.skip("no C++ compiler")
+    word = b"a word that only the one before has known"
+    look = LOOK.replace("WORD", word.hex())
+    source = {
+        "python": f"word = '{word.decode()}'\nprint(input())",
+        "cpp": "#include <cstdio>\nint main() { char a[99]; fgets(a, 99, stdin);"
+        f' puts(a[0] ? a : "{word.decode()}"); }}',
+    }[language]
+    assert jail.test(source, Test(word.decode(), word.decode()), language) == Outcome("passed")
+    assert found(jail, look) == "False"
+    assert jail.test(f"kept = input()\n{look}", Test(word.decode(), "True")) == Outcome("passed")
+
+
+def test_limits_alone_leave_files_as_they_are(tmp_path: Path) -> None:
+    attack = """
+import mmap, os
+os.chdir('FOLDER')
+def mapped():
+    with open('file', 'r+b') as file: mmap.mmap(file.fileno(), 0)[0] = 120
+acts = [lambda: os.mkdir('new'), lambda: os.unlink('file'), lambda: os.rename('file', 'other'), mapped,
+        lambda: os.chmod('file', 0), lambda: os.utime('file', (0, 0)), lambda: os.link('file', 'other'),
+        lambda: os.symlink('file', 'other'), lambda: os.truncate('file', 0), lambda: open('file', 'w'),
+        lambda: open('new', 'x'), lambda: os.open('.', os.O_TMPFILE | os.O_WRONLY), lambda: os.mkfifo('new'),
+        lambda: os.setxattr('file', 'user.word', b'x'), lambda: os.rmdir('inner')]
+done = []
+for number, act in enumerate(acts):
+    try: act()
+    except PermissionError: continue
+    done.append(number)
+print(done, open('file').read())"""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o777)
+    (tmp_path / "file").write_text("whole")
+    (tmp_path / "file").chmod(0o666)
+    (tmp_path / "inner").mkdir()
+    with Jail(ROOMY, "rlimit") as jail:
+        assert found(jail, attack.replace("FOLDER", str(tmp_path))) == "[] whole"
+    assert sorted(os.listdir(tmp_path)) == ["file", "inner"]
 
 
 def test_the_input_cannot_be_changed_and_the_jail_is_forgotten(jail: Jail) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -284,6 +285,23 @@ def test_cpp_programs_that_must_not_pass(program: str, status: str, detail: str)
     outcome = run(program, [Test("", "3")], "cpp", TIGHT, ISOLATION)[0]
     assert outcome.status == status
     assert outcome.detail.replace("‘", "'").replace("’", "'").startswith(detail)
+
+
+@needs_compiler
+def test_a_compiler_has_limits_of_its_own(isolation: Isolation, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = (
+        "template<int n, int m> struct F { static const int v = F<n - 1, 2 * m>::v + F<n - 1, 2 * m + 1>::v; };\n"
+        "template<int m> struct F<0, m> { static const int v = m; };\nint main() { return F<19, 0>::v; }"
+    )
+    assert Limits().compile_cpu_s == 10
+    large = "char a[1 << 22] = {1};\nint main() {}"
+    with Jail(replace(ROOMY, compile_cpu_s=1), isolation) as jail:
+        assert jail.test(slow, ADD[0], "cpp").detail.startswith("does not compile: ")
+        assert jail.test(large, Test("", ""), "cpp") == Outcome("passed")
+        monkeypatch.setattr(sandbox.protocol, "BINARY_BYTES", 1 << 22)
+        jail._compiled = None
+        assert jail.test(large, Test("", ""), "cpp").detail.startswith("does not compile: ")
+        assert jail.test(CPP_SUM, ADD[0], "cpp") == Outcome("passed")
 
 
 @needs_compiler

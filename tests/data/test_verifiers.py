@@ -3,16 +3,18 @@
 import json
 import subprocess
 import sys
+import time
+from contextlib import nullcontext, suppress
 from random import Random
 from typing import Any
 
 import pytest
 
 from data import workers
-from data.answers import boxes, number
+from data.answers import Unparseable, boxes, check_caps, number
 from data.prompts import Template, parse, render, response
 from data.records import Problem, Verdict
-from data.verifiers import Verifier, verify, verify_all
+from data.verifiers import VERIFIERS, Verifier, program_of, verify, verify_all
 from data.world.families import FAMILIES
 from data.world.rewrite import summary
 
@@ -383,3 +385,60 @@ def test_a_letter_is_a_letter_even_where_an_option_says_so() -> None:
     crossed = json.dumps({"answer": "B", "options": {"A": "B", "B": "A", "C": "C. elegans"}})
     assert judged(crossed, "B", "choice") == Verdict("correct", "B", "option")
     assert judged(crossed, "C. elegans", "choice") == Verdict("wrong", "C", "text of an option")
+
+
+@pytest.mark.parametrize(
+    ("verifier", "text"),
+    [
+        ("reasoning_gym:countdown", "2^" + " " * 19_000 + "101"),
+        ("reasoning_gym:countdown", "2^{" * 6_000),
+        ("reasoning_gym:countdown", "2^(" + "2" * 19_000),
+        ("reasoning_gym:countdown", "." + " " * 19_000 + "2"),
+        ("code", "```" + "a" * 100_000),
+        ("code", "```" + "a`" * 50_000),
+        ("code", "```a\n" * 40_001 + "```rust"),
+        ("code", "``` " * 50_000 + "\n"),
+        ("math", "\\boxed{" + "{" * 100_000 + "}" * 100_000),
+        ("math", "\\boxed{" + "\\text{" * 50_000 + "}" * 50_001),
+        ("math", "\\boxed{1" + " " * 100_000 + "\\text{a} " * 10_000 + "}"),
+        ("math", "\\boxed{" * 50_000),
+        ("math", "\\boxed{2^" + " " * 100_000 + "2}"),
+        ("choice", "is " * 60 + "A"),
+        ("math", "1^" * 99),
+        ("math", "( " * 90 + "1"),
+    ],
+)
+def test_reading_a_hostile_answer_takes_time_in_proportion_to_it(verifier: str, text: str) -> None:
+    gold = {"math": "x", "choice": "A", "code": '[{"input": "", "output": ""}]'}.get(verifier, '{"answer": "1"}')
+    problem = Problem("p", "p", "p", "en", "?", gold, verifier)
+    begun = time.process_time()
+    with suppress(Unparseable):
+        VERIFIERS[verifier.partition(":")[0]](text, problem)
+    assert time.process_time() - begun < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("```python\na\n```", "a\n"),
+        ("so ```py title=x\na``` and ```\nb\n```", "b\n"),
+        ("```a``` then\n```\nb```", "b"),
+        ("```\na\n```\n```python\nopen", "a\n"),
+        ("no fence", "no fence"),
+    ],
+)
+def test_the_last_fenced_block_is_the_program(text: str, code: str) -> None:
+    assert program_of(text) == (code, "python")
+
+
+@pytest.mark.parametrize(
+    ("answer", "capped"),
+    [
+        ("x^2y^3", False), ("x^{10}y^{3}", False), ("(x^2)^3", False), ("x**2*y**3", False), ("2^9^9", True),
+        ("2**9**9", True), ("2^{x^2}", True), ("2^(x**2)", True), ("2^ 9 ^ 9", True), ("2^{ (x)^2 }", True),
+        ("2^{x}^2", False), ("1" * 31, True), ("1 " * 31, True), ("x^{- 101}", True), ("x^{100}", False), ("5!", True),
+    ],
+)  # fmt: skip
+def test_caps_refuse_what_would_be_huge_and_nothing_else(answer: str, capped: bool) -> None:
+    with pytest.raises(Unparseable, match="too large") if capped else nullcontext():
+        check_caps(answer)
