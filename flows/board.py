@@ -37,6 +37,7 @@ class Board:
     def __init__(self) -> None:
         self._progress: UUID | None = None
         self._begun = self._updated = self._logged = 0.0
+        self._share, self._warning = 0.0, ""
         self._owed: list[Callable[[], object]] = []
 
     def begin(self, step: Step) -> None:
@@ -44,6 +45,7 @@ class Board:
         self._progress = None
         self._begun = self._logged = time.monotonic()
         self._updated = 0.0
+        self._share, self._warning = 0.0, ""
 
     def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None:
         """A stage has come to `done` of `total`: its artifact says so every few seconds, its log now and then."""
@@ -53,11 +55,19 @@ class Board:
         self._updated = now
         left = (now - self._begun) / max(done, 1) * (total - done)
         text = "  ".join(filter(None, [f"{done}/{total}", figures_of(metrics), f"{left:.0f} s left"]))
+        self._share = 100 * done / total
         if self._is_there():
-            self._tell_progress(step, 100 * done / total, f"{step.artifact.name}: {text}")
+            self._tell_progress(step, f"{step.artifact.name}: {text}")
         if now - self._logged > LOG_EVERY_S:
             self._logged = now
             get_run_logger().info(text)
+
+    def warn(self, step: Step, message: str) -> None:
+        """Something about a stage that people should know: in its log, and from now on beside its progress."""
+        self._warning = f"WARNING: {message}"
+        get_run_logger().warning("%s: %s", step.artifact.name, message)
+        if self._is_there():
+            self._tell_progress(step, step.artifact.name)
 
     def end(self, step: Step) -> None:
         """A stage is done: what it came to, where MLflow shows it, and what a curation dropped."""
@@ -92,7 +102,8 @@ class Board:
             if self._owed:
                 time.sleep(UPDATE_EVERY_S)
 
-    def _tell_progress(self, step: Step, share: float, text: str) -> None:
+    def _tell_progress(self, step: Step, text: str) -> None:
+        text, share = "  ".join(filter(None, [text, self._warning])), self._share
         if self._progress is None:
             made = create_progress_artifact(share, key_of(step), text)
             assert isinstance(made, UUID)  # a coroutine in async flows only

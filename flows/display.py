@@ -62,6 +62,10 @@ class Watch:
             left = (now - self._stage_begun) / done * (total - done)
             self._say(f"{self._place(step)} {step.artifact.name}: {done}/{total}  {figures}  {left:.0f} s left")
 
+    def warn(self, step: Step, message: str) -> None:
+        """Something about a stage that people should know while it runs."""
+        self._say(f"{self._place(step)} {step.artifact.name}: WARNING: {message}")
+
     def end(self, step: Step) -> None:
         """A stage is done."""
         if self._bar is not None:

@@ -45,6 +45,7 @@ from tasks import redteam
 from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, problems_of
 from tasks.deck import Deck
+from tasks.guard import Guard, OnCollapse
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
 from tasks.resume import State, after, restore, shards, write_shard
@@ -94,6 +95,11 @@ class GRPOConfig(RewardWeights):
     general_prompts_per_step: int = Field(0, ge=0, description="of the questions, how many are general prompts")
     preference_last_steps: int = Field(0, ge=0, description="general prompts and their reward only in the last steps")
     save_steps: int = Field(20, ge=1, description="steps between checkpoints")
+    on_collapse: OnCollapse = Field(
+        "warn",
+        description="when length and accuracy are given up for the form: say so, or stop the stage there",
+        json_schema_extra={"identity": False},
+    )
     infra_error_budget: float = INFRA_ERROR_BUDGET
     seed: int = 0
 
@@ -431,6 +437,7 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
 
     Writes the policy, `checkpoints/step-NNNNNN` every `save_steps` steps, and `trajectories.parquet`.
     """
+    guard = Guard(run, config, config.on_collapse)
     speaker = load(policy, run.device)
     reasoning, general = by_rule(problems_of(problems))
     _check_supply(problems.key, len(reasoning), len(general), config)
@@ -449,7 +456,10 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
                 run.show(step, frame)
         if step % config.save_steps == 0 and step < config.max_steps:
             checkpoint.save(run.folder / "checkpoints" / f"step-{step:06d}", speaker.model, speaker.tokenizer)
-        run.save(step, partial(state_of, apprentice, room, step))
+        collapsed = guard.see(step, metrics)
+        run.save(step, partial(state_of, apprentice, room, step), at_once=collapsed)
+        if collapsed:
+            guard.tell()
     checkpoint.save(run.folder / "policy", speaker.model, speaker.tokenizer)
     write_table(run.folder / "trajectories.parquet", pl.concat(shards(run.folder, "rollout-")))
-    return {"steps": config.max_steps, **run.latest}
+    return {"steps": config.max_steps, **run.latest, **guard.summary}

@@ -64,6 +64,9 @@ class Display(Protocol):
     def advance(self, step: Step, done: int, total: int, metrics: Metrics) -> None:
         """A stage has come to `done` of `total`."""
 
+    def warn(self, step: Step, message: str) -> None:
+        """Something about a stage that people should know while it runs."""
+
     def end(self, step: Step) -> None:
         """A stage is done."""
 
@@ -81,6 +84,9 @@ class Tracker(Protocol):
 
     def log(self, run_id: str, metrics: Metrics, at: int) -> None:
         """Add the metrics of one step."""
+
+    def tag(self, run_id: str, name: str, text: str) -> None:
+        """Mark the history of a stage with something that people should know."""
 
     def end(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]:
         """Close the history of a stage that is done; return the ids that its record keeps."""
@@ -242,14 +248,21 @@ class Run:
             rows = [row | {"policy": self.name} for row in shown.unique("id", maintain_order=True).to_dicts()]
             self.session.tracker.show(self.run_id, rows, step)
 
-    def save(self, step: int, state: Callable[[], State]) -> None:
+    def warn(self, name: str, message: str) -> None:
+        """Tell people something about the stage while it runs; `name` is the tag of its history that keeps it."""
+        for display in self.session.displays:
+            display.warn(self.step, message)
+        if self.session.tracker:
+            self.session.tracker.tag(self.run_id, name, message)
+
+    def save(self, step: int, state: Callable[[], State], at_once: bool = False) -> None:
         """Save the state after a step, when it is time to: another attempt will go on from there.
 
         It is time when `save_every_s` of the session have passed, and so much that saving takes no more than a
-        fortieth of the time.
+        fortieth of the time; or `at_once`.
         """
         begun = time.monotonic()
-        if begun - self._saved_at < max(self.session.save_every_s, 40 * self._cost_s):
+        if not at_once and begun - self._saved_at < max(self.session.save_every_s, 40 * self._cost_s):
             return
         resume.save(self.folder, state())
         self.session.site.keep(self.step.artifact)

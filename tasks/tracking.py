@@ -114,6 +114,7 @@ class MlflowTracker:
         self.pipeline = pipeline or self._pipeline_run(recipe)
         self._pending: dict[str, list[Metric]] = {}
         self._unshown: list[tuple[str, Sequence[Mapping[str, Json]], int]] = []
+        self._untagged: list[tuple[str, str, str]] = []
         self._known: dict[str, dict[str, int]] = {}
         self._flushed = time.monotonic()
 
@@ -187,6 +188,12 @@ class MlflowTracker:
             self._add_child(parent, Link(step.artifact.name, self.experiment_id, run_id))
         self.client.set_terminated(run_id, "FINISHED")
         return noted
+
+    def tag(self, run_id: str, name: str, text: str) -> None:
+        """Put a tag on a run; while the server is away, it is put there with the next metrics."""
+        self._untagged.append((run_id, name, text[:TAG_CHARACTERS]))
+        if self._is_there():
+            self._flush(run_id)
 
     def show(self, run_id: str, rows: Sequence[Mapping[str, Json]], at: int) -> None:
         """Log trajectories as traces: prompt, thinking, summary, and what was thought of them as assessments."""
@@ -372,6 +379,9 @@ class MlflowTracker:
         pending = self._pending.pop(run_id, [])
         for begin in range(0, len(pending), 1000):
             self.client.log_batch(run_id, metrics=pending[begin : begin + 1000])
+        while self._untagged:
+            self.client.set_tag(*self._untagged[0])
+            self._untagged.pop(0)
         self._flushed = time.monotonic()
 
     def _log_inputs(self, run_id: str, step: Step) -> None:

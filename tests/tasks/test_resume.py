@@ -50,6 +50,9 @@ class Stopper:
         if len(self.told) == self.after:
             raise KeyboardInterrupt
 
+    def warn(self, step: Step, message: str) -> None:
+        pass
+
     def end(self, step: Step) -> None:
         pass
 
