@@ -147,6 +147,37 @@ def trace(
 
 
 @app.command()
+def curate(
+    recipe: Recipe,
+    changes: Changes = [],  # noqa: B006
+    runs: Runs = Path("runs"),
+    part: Annotated[str, typer.Option(help="Which set: rejection or cold.")] = "rejection",
+    sweep: Annotated[
+        str,
+        typer.Option(
+            metavar="SETTING=A,B,C",
+            help="A build for each value of a filter's threshold or of max_rows, and a curve of rows kept and quality.",
+        ),
+    ] = "",
+    truth: Annotated[Path | None, typer.Option(help="Of a sweep: JSONL or Parquet with id and planted defect.")] = None,
+    name: Annotated[
+        str,
+        typer.Option(help="Call the build NAME/rejection_rows; RECIPE-what-if when left out, until the next."),
+    ] = "",
+    plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
+) -> None:
+    """Build another set from the trajectories that a recipe has, without sampling again.
+
+    It is the set that the same change would give in a run, and a run takes it. The last line printed is its folder,
+    or that of the curve.
+    """
+    from flows import curate as what_if
+    from flows import recipe as recipes
+
+    print(what_if.run(what_if.ask(recipes.load(recipe, changes), runs, part, sweep, truth, name), runs, plain))
+
+
+@app.command()
 def diff(
     before: Annotated[str, typer.Argument(metavar="BUILD", help="micro/rejection_rows, or a build's key.")],
     after: Annotated[str, typer.Argument(metavar="BUILD")],

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from prefect.runtime import deployment, flow_run
 from data.parent import end_with_parent
 from flows import recipe as recipes
 from flows.board import Board
+from flows.curate import Asked
+from flows.curate import conclude as conclude_build
 from flows.inspect import inspect
 from flows.plan import FLOWS, closure, conclude, naming_dependents, placed
 from flows.recipe import Recipe
@@ -62,21 +65,28 @@ def conduct(
     if deployment.id:  # triggered on a server: ends with the server's runner
         end_with_parent()
     with owned(runs, str(flow_run.id)):
-        try:
+        with _closing(tracker):
             with session(opened), naming_dependents(settled, runs):
                 FLOWS[settled.flow](settled)
-        except Exception:
-            tracker.close("FAILED")
-            raise
-        except BaseException:
-            tracker.close("KILLED")
-            raise
-        for step in opened.steps:
-            if step.artifact.done:
-                tracker.place(step.artifact)
-        tracker.close()
+            for step in opened.steps:
+                if step.artifact.done:
+                    tracker.place(step.artifact)
         board.close([step for step in opened.steps if step.artifact.done], settled.name)
     return conclude(settled, runs, opened.steps, time.monotonic() - begun)
+
+
+@contextmanager
+def _closing(tracker: MlflowTracker) -> Iterator[None]:
+    """Close the run of a pipeline in MLflow as what happens in this block ends."""
+    try:
+        yield
+    except Exception:
+        tracker.close("FAILED")
+        raise
+    except BaseException:
+        tracker.close("KILLED")
+        raise
+    tracker.close()
 
 
 NAME = "{recipe.name}"
@@ -147,3 +157,18 @@ def one_stage(
 ) -> Path:
     """One stage by its name, for another machine's run: what it stands on comes from the depot."""
     return conduct(recipe, (), device, save_every_s, only=name, pipeline=pipeline)
+
+
+@flow(name="curate", flow_run_name="curate {asked.name}", validate_parameters=False)
+def what_if(asked: Asked) -> Path:
+    """Another set from the trajectories that a recipe has, or several of one swept setting."""
+    begun = time.monotonic()
+    runs = Path(os.environ["R1_RUNS"])
+    tracker, board = MlflowTracker(runs, asked.recipe.name), Board()
+    opened = Session(
+        runs, "run", "cpu", asked.recipe.allow_rlimit, [board, *audience.get()], tracker, recipe=asked.recipe.name
+    )
+    with owned(runs, str(flow_run.id)), _closing(tracker), session(opened):
+        asked.make(runs)
+    board.close(opened.steps, asked.name)
+    return conclude_build(asked, runs, opened.steps, time.monotonic() - begun)

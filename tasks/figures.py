@@ -10,6 +10,7 @@ import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any
 
 import polars as pl
@@ -104,6 +105,29 @@ def consistency(curves: Mapping[str, pl.DataFrame]) -> str:
         for axes in (repair, cost):
             _legend(axes, loc="lower right")
         return _svg(figure, "Language consistency over training steps, with and without the language reward")
+
+
+def curve(frame: pl.DataFrame, setting: str) -> str:
+    """Rows kept and their quality over the values of a swept setting, which `frame` has as its first column."""
+    values, places = frame[setting].to_list(), range(len(frame))
+    shares = [("quality", "quality of what is kept", INK), ("caught", "planted defects dropped", "#c8553d"),
+              ("spared", "clean rows kept", "#2b5c9e")]  # fmt: skip
+    with rc_context(STYLE):
+        figure, (rows, good) = _panels(2, height=3.0)
+        rows.set_title("Rows kept")
+        rows.plot(places, frame["kept"].to_list(), color=INK, marker="o")
+        rows.set_ylim(bottom=0)
+        _percent(good, "Quality")
+        for name, label, colour in shares:
+            if name in frame.columns and frame[name].null_count() < len(frame):
+                good.plot(
+                    places, [100 * each for each in frame[name].fill_null(nan)], color=colour, marker="o", label=label
+                )
+        _legend(good, loc="lower right")
+        for axes in (rows, good):
+            axes.set_xticks(list(places), [str(value) for value in values])
+            axes.set_xlabel(setting)
+        return _svg(figure, f"Rows kept and their quality over {setting}")
 
 
 def stages(models: Models, votes: str) -> str:
