@@ -28,6 +28,17 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 _ROLES = {USER: "user", ASSISTANT: "assistant"}
 _TURN = re.compile(rf"({USER}|{ASSISTANT})(.*?)(?={USER}|{ASSISTANT}|\Z)", re.DOTALL)
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    + f"{USER}{{{{ m.content }}}}"
+    + "{% else %}"
+    + f"{ASSISTANT}{{{{ m.content }}}}{{{{ eos_token }}}}"
+    + "{% endif %}{% endfor %}{% if add_generation_prompt %}"
+    + ASSISTANT
+    + "{% endif %}"
+)
+"""`chat` as a template of Jinja, which a checkpoint's tokenizer carries."""
+
 _ZERO = re.compile(r"\s*<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _CHAT = re.compile(r"\s*<think>(?P<thinking>.*?)</think>(?P<answer>.*)", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>")

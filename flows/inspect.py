@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from flows.recipe import Recipe
 from model import checkpoint
+from model.tokenizer import Tokenizer
+from tasks import roles
 from tasks.collect import own_problems
 
 
@@ -12,7 +16,7 @@ def inspect(recipe: Recipe) -> None:
     for name, base in (("base", recipe.base), ("student", recipe.student)):
         if base.path is not None:
             try:
-                checkpoint.inspect(base.path)
+                _inspect_base(base.path, _longest(recipe, name))
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(base.path)!r}: {error}") from None
     for name, problems in (("problems", recipe.problems), ("heldout", recipe.heldout)):
@@ -21,3 +25,24 @@ def inspect(recipe: Recipe) -> None:
                 own_problems(problems)
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(problems.path)!r}: {error}") from None
+
+
+def _inspect_base(path: Path, longest: tuple[str, int]) -> None:
+    context = checkpoint.inspect(path)
+    roles.check(Tokenizer.load(path))
+    if context <= longest[1]:
+        raise ValueError(f"its context of {context} tokens has no room for {longest[0]} = {longest[1]} and a prompt")
+
+
+def _longest(recipe: Recipe, base: str) -> tuple[str, int]:
+    """The setting that asks most of a base's context, and how many tokens that is."""
+    lengths = {"evaluation.max_completion_length": recipe.evaluation.max_completion_length}
+    if base == "student":
+        lengths["student_rl.max_completion_length"] = recipe.student_rl.max_completion_length
+    else:
+        for name in ("zero", "reasoning", "alignment"):
+            lengths[f"{name}.max_completion_length"] = getattr(recipe, name).max_completion_length
+        for name in ("cold", "rejection", "preference"):
+            sampling = getattr(recipe, name).generate.sampling
+            lengths[f"{name}.generate.sampling.max_completion_length"] = sampling.max_completion_length
+    return max(lengths.items(), key=lambda item: item[1])

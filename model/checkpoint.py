@@ -114,10 +114,10 @@ def load(
     return model.eval(), tokenizer
 
 
-def inspect(folder: str | Path) -> None:
+def inspect(folder: str | Path) -> int:
     """Check that a policy's folder can be loaded, by its configuration, its tensors' shapes and its tokenizer.
 
-    Raises ValueError as `load` does; no weight is read.
+    Returns the longest context. Raises ValueError as `load` does; no weight is read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -129,7 +129,7 @@ def inspect(folder: str | Path) -> None:
         foreign.check_config(values)
         _files(folder)
         _check_tokenizer(Tokenizer.load(folder), values["vocab_size"])
-        return
+        return foreign.context_of(values)
     told = ModelConfig.from_dict(values)
     shapes = _shapes(folder)
     fp8.check_shapes(shapes, fp8.block_size(values))
@@ -139,6 +139,15 @@ def inspect(folder: str | Path) -> None:
     weights = {name: shape for name, shape in shapes.items() if not name.endswith(fp8.SCALE)}
     _check_names(_official_tensors(model), weights, config)
     _check_tokenizer(Tokenizer.load(folder), config.vocab_size)
+    return config.max_position_embeddings
+
+
+def try_out(folder: str | Path) -> None:
+    """Ask a policy of another architecture the same in several ways. Raises ValueError where answers differ."""
+    if is_foreign(_read_config(Path(folder))):
+        model, _ = load(folder)
+        assert isinstance(model, ForeignModel)
+        foreign.try_out(model)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ class Tokenizer:
         bos: str | None = None,
         pad: str | None = None,
         chat_template: str | None = None,
+        told: Mapping[str, Any] | None = None,
     ) -> None:
         self.inner = inner
+        self.told = dict(told or {})  # tokenizer_config.json as it was read, which is kept when it is written
+        self.spelled: dict[str, str] = {}  # what is written in another way, as a text is encoded
         self.eos, self.bos, self.pad, self.chat_template = eos, bos, pad, chat_template
         self.eos_id = self._id(eos)
         self.bos_id = None if bos is None else self._id(bos)
@@ -76,11 +79,17 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; nothing is added before or after."""
-        return self.inner.encode(text, add_special_tokens=False).ids
+        return self.inner.encode(self._spell(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, in parallel."""
-        return [encoding.ids for encoding in self.inner.encode_batch_fast(texts, add_special_tokens=False)]
+        spelled = [self._spell(text) for text in texts]
+        return [encoding.ids for encoding in self.inner.encode_batch_fast(spelled, add_special_tokens=False)]
+
+    def _spell(self, text: str) -> str:
+        for ours, theirs in self.spelled.items():
+            text = text.replace(ours, theirs)
+        return text
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of ids; `skip_special` leaves out bos, eos and pad, and no other token."""
@@ -99,14 +108,15 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         names = {"bos_token": self.bos, "eos_token": self.eos, "pad_token": self.pad}
         special = {name: text for name, text in names.items() if text is not None}
-        config = {
+        own = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "add_bos_token": False,
             "add_eos_token": False,
             **special,
-            **({"chat_template": self.chat_template} if self.chat_template else {}),
         }
+        template = {"chat_template": self.chat_template} if self.chat_template else {}
+        config = {**(self.told or own), **template}
         self.inner.save(str(folder / _TOKENIZER))
         _write_json(folder / _CONFIG, config)
         _write_json(folder / _MAP, special)
@@ -125,7 +135,8 @@ class Tokenizer:
         template = folder / "chat_template.jinja"
         chat = template.read_text("utf-8") if template.is_file() else config.get("chat_template")
         bos, pad = _content(config.get("bos_token")), _content(config.get("pad_token"))
-        return cls(inner, eos=eos, bos=bos, pad=pad, chat_template=chat if isinstance(chat, str) else None)
+        told = _read_json(folder / _CONFIG)
+        return cls(inner, eos=eos, bos=bos, pad=pad, chat_template=chat if isinstance(chat, str) else None, told=told)
 
     def _id(self, text: str) -> int:
         token = self.inner.token_to_id(text)

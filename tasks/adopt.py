@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data.lineage import METRICS, RECORD, Policy
+from model.checkpoint import try_out
 from tasks.collect import digest_of
 from tasks.stage import Run, Summary, stage
 
@@ -31,6 +32,7 @@ def adopt(run: Run, source: Source) -> Summary:
     if digest_of(source.path) != source.digest:
         raise ValueError(f"{source.path} was changed while it was read")
     shutil.copytree(source.path, run.folder / "policy")
+    try_out(run.folder / "policy")
     for told in (RECORD, METRICS):
         if (run.folder / "policy" / told).is_file():
             (run.folder / "origin").mkdir(exist_ok=True)

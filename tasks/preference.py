@@ -35,6 +35,7 @@ from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from tasks.batch import padded_batches
 from tasks.resume import after, restore
+from tasks.roles import fitted
 from tasks.rollout import Prefer, load, trajectories_of
 from tasks.stage import Run, Summary, stage
 
@@ -246,7 +247,7 @@ def load_judge(judge: Judge, device: str) -> Scorer:
     if not isinstance(model, TextScorer):
         raise ValueError(f"{judge.key} has no scalar head")
     scale = read_json(judge.folder / "scale.json")
-    return Scorer(scale["kind"], model, tokenizer, scale["mean"], scale["std"], device)
+    return Scorer(scale["kind"], model, fitted(tokenizer), scale["mean"], scale["std"], device)
 
 
 def preferences(judges: Sequence[Judge], device: str) -> Prefer:

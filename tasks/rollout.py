@@ -25,6 +25,7 @@ from model.sampler import Sample, sample
 from model.tokenizer import Tokenizer
 from tasks.collect import by_rule, problems_of, ruled
 from tasks.rewards import RewardWeights, reward
+from tasks.roles import fitted
 from tasks.stage import Run, Summary, stage
 
 Prefer = Callable[[Sequence[Trajectory]], Sequence[float]]
@@ -69,7 +70,7 @@ def speaker_in(folder: Path, device: str) -> Speaker:
     model, tokenizer = checkpoint.load(folder, device=device)
     if not isinstance(model, LanguageModel):
         raise ValueError(f"{folder} holds a reward model, which scores texts and writes none")
-    return Speaker(model, tokenizer)
+    return Speaker(model, fitted(tokenizer))
 
 
 def complete(

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from data.lineage import Policy, Settings, Table, seed_of
-from data.prompts import ASSISTANT, BEGIN, END, PAD, PARAGRAPH, TAGS, USER
+from data.prompts import ASSISTANT, BEGIN, CHAT_TEMPLATE, END, PAD, PARAGRAPH, TAGS, USER
 from data.records import Row
 from data.world.words import pieces
 from model import checkpoint
@@ -43,17 +43,6 @@ from tasks.stage import Metrics, Run, Summary, stage
 
 WINDOW_TOKENS = 8_000
 """Tokens of one pass on a CPU when reading windows, which have no padding."""
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
-    + f"{USER}{{{{ m.content }}}}"
-    + "{% else %}"
-    + f"{ASSISTANT}{{{{ m.content }}}}{{{{ eos_token }}}}"
-    + "{% endif %}{% endfor %}{% if add_generation_prompt %}"
-    + ASSISTANT
-    + "{% endif %}"
-)
-
 
 OF_TOKENIZER = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 """Fields of a model's configuration that its tokenizer gives."""

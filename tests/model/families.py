@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from model.tokenizer import Tokenizer
 
@@ -40,3 +42,22 @@ def make(folder: Path, family: str, tokenizer: Tokenizer, **changes: Any) -> Pat
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save(folder)
     return folder
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def byte_tokenizer(chat_template: str | None = CHATML, known: str | None = None) -> Tokenizer:
+    """A tokenizer as other families have them: bytes, three tokens of its own, and no unknown ones.
+
+    `known` are the characters that it has, where not all of them.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet()) if known is None else sorted(set(known))
+    inner = tokenizers.Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens([AddedToken(text) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    return Tokenizer(inner, eos="<|im_end|>", bos="<|endoftext|>", chat_template=chat_template)
