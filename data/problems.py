@@ -6,25 +6,22 @@ problem never stand on different sides.
 
 from __future__ import annotations
 
-import codecs
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
 
-import polars as pl
-
+from data.files import rows_of
 from data.gym import GymSource, is_gym
 from data.records import Language, Problem
-from data.rows import COLUMNS, problem_in
+from data.rows import column_names, problem_in
 from data.world.families import SOURCES
 from data.world.family import Item, Source
 from data.world.graded import GRADED, Level
 from data.world.split import held_out
 from data.world.wheel import Wheel
 
-__all__ = ["Split", "generate", "held_out", "known_families", "read_problems", "unknown_families"]
+__all__ = ["Split", "generate", "held_out", "known_families", "located_problems", "read_problems", "unknown_families"]
 
 Split = Literal["train", "heldout"]
 _FRUITLESS_DRAWS = 5_000
@@ -100,74 +97,25 @@ def _draw_new(source: Source[Any], split: Split, keys: set[str], rng: Random) ->
 
 
 def read_problems(path: Path, columns: Mapping[str, str] | None = None) -> list[Problem]:
-    """A user's problems: JSONL, Parquet, or a Hugging Face data set saved to a folder, as `data.rows` reads them.
+    """A user's problems, as `located_problems` reads them."""
+    return [problem for _, problem in located_problems(path, columns)]
 
-    `columns` says what the file calls our columns. The key of a problem is its prompt. Everything is validated
-    before anything is returned; ValueError names the file, the row, what is wrong and what is allowed.
+
+def located_problems(
+    path: Path, columns: Mapping[str, str] | None = None, fixed: Mapping[str, str] | None = None
+) -> list[tuple[str, Problem]]:
+    """(where it stands, problem) for each row of a user's file, as `data.files` and `data.rows` read them.
+
+    `columns` says what the file calls our columns, and `fixed` gives one of ours the same value in every row. The
+    key of a problem is its prompt. Everything is validated before anything is returned; ValueError names the file,
+    the row, what is wrong and what is allowed.
     """
-    names = dict(zip(COLUMNS, COLUMNS, strict=True)) | dict(columns or {})
-    strange = [name for name in names if name not in COLUMNS]
-    if strange:
-        raise ValueError(f"columns may rename {', '.join(COLUMNS)}, got {', '.join(strange)}")
-    problems = [
-        problem_in(row, names, path.stem, number, where, get_args(Language))
+    names = column_names(columns or {}, fixed or {})
+    constants = {names[key]: value for key, value in (fixed or {}).items()}
+    located = [
+        (where, problem_in({**row, **constants}, names, path.stem, number, where, get_args(Language)))
         for number, (where, row) in enumerate(rows_of(path))
     ]
-    if not problems:
+    if not located:
         raise ValueError(f"{path.name}: no problems in it")
-    return problems
-
-
-def rows_of(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where it stands, the row) for each row of a file."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    if path.suffix in (".jsonl", ".ndjson", ".parquet") and not path.is_file():
-        raise ValueError(f"{path.name}: a folder, and a {path.suffix} file is expected")
-    if path.suffix in (".jsonl", ".ndjson"):
-        yield from _json_lines(path)
-    elif path.suffix == ".parquet":
-        for number, row in enumerate(_parquet(path).iter_rows(named=True), 1):
-            yield f"{path.name} row {number}", row
-    elif path.is_dir():
-        yield from _saved_dataset(path)
-    else:
-        raise ValueError(f"{path.name}: problems come as .jsonl, .parquet or a saved data set's folder")
-
-
-def _parquet(path: Path) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path, glob=False)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path.name}: not a Parquet file: {str(error).partition(chr(10))[0]}") from None
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            where = f"{path.name} line {number}"
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: not UTF-8 at its byte {error.start}") from None
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"{where}: not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{where}: a JSON object is expected, got {type(row).__name__}")
-            yield where, row
-
-
-def _saved_dataset(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        dataset = load_from_disk(str(path))
-    except FileNotFoundError:
-        raise ValueError(f"{path.name}: not a data set that was saved with save_to_disk") from None
-    if isinstance(dataset, DatasetDict):
-        raise ValueError(f"{path.name}: name the folder of one split out of {', '.join(sorted(dataset))}")
-    for number, row in enumerate(dataset, 1):
-        yield f"{path.name} row {number}", row
+    return located

@@ -24,6 +24,7 @@ USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 END = "<｜end▁of▁sentence｜>"
 BEGIN = "<｜begin▁of▁sentence｜>"
 PAD = "<｜▁pad▁｜>"
+QUESTION = "{prompt}"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 _ROLES = {USER: "user", ASSISTANT: "assistant"}
@@ -51,6 +52,26 @@ class Parts:
     thinking: str | None
     answer: str | None
     well_formed: bool
+
+
+def framed(question: str, system: str = "", template: str = "") -> str:
+    """A question as the user asks it: a template of one's own around it, and instructions before it.
+
+    DeepSeek advises to put all instructions into the user's turn, so there is no turn of the system.
+    """
+    asked = template.replace(QUESTION, question) if template else question
+    return f"{system}\n\n{asked}" if system else asked
+
+
+def check_frame(system: str, template: str) -> None:
+    """Raise ValueError where a template lacks the question, or has what the pipeline's own templates add."""
+    if template and template.count(QUESTION) != 1:
+        raise ValueError(f"a template must hold {QUESTION} once, got it {template.count(QUESTION)} times")
+    if QUESTION in system:
+        raise ValueError(f"{QUESTION} belongs into the template, not into system")
+    for own in (*TAGS, USER, ASSISTANT, BEGIN, END):
+        if own in system + template:
+            raise ValueError(f"{own} in system or template: the stage's own template sets it around the question")
 
 
 def render(question: str, template: Template) -> str:

@@ -28,6 +28,27 @@ _LETTER = re.compile(r"[A-Z]")
 _MAX_OPTIONS = 26
 
 
+def column_names(columns: Mapping[str, str], fixed: Mapping[str, str]) -> dict[str, str]:
+    """What a file calls each of our columns. Raises ValueError, in one line, for a map that is mixed up.
+
+    `columns` maps ours to the file's. Those of ours that are `fixed` have one value, under `fixed.<name>`.
+    """
+    for name, table in (("columns", columns), ("fixed", fixed)):
+        if strange := [key for key in table if key not in COLUMNS]:
+            turned = "; it is written the other way round, ours = theirs" if {*table.values()} & {*COLUMNS} else ""
+            verb = "rename" if table is columns else "set"
+            raise ValueError(f"{name} may {verb} {', '.join(COLUMNS)}, got {', '.join(strange)}{turned}")
+    if both := [key for key in columns if key in fixed]:
+        raise ValueError(f"{both[0]} stands in columns and in fixed; one of them must go")
+    names = {key: f"fixed.{key}" if key in fixed else columns.get(key, key) for key in COLUMNS}
+    taken: dict[str, str] = {}
+    for key in ("prompt", "solution", *sorted(columns.keys() - {"prompt", "solution"})):
+        if names[key] in taken:
+            raise ValueError(f"{taken[names[key]]} and {key} have the same column {names[key]!r}; see columns")
+        taken[names[key]] = key
+    return names
+
+
 def problem_in(
     row: Mapping[str, Any],
     names: Mapping[str, str],
@@ -51,7 +72,7 @@ def problem_in(
 def _text(row: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
     value = row.get(name)
     if value is None and default is None:
-        raise ValueError(f"{where}: '{name}' is missing")
+        raise ValueError(f"{where}: '{name}' is missing; there are {', '.join(map(str, row)) or 'no columns'}")
     value = default if value is None else value
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{where}: '{name}' must be text that is not empty, got {value!r}")

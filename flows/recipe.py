@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from data import hub
 from data.lineage import PLACE, Settings
 from tasks.collect import GeneralRowsConfig, ProblemsConfig, digest_of
 from tasks.curate import CurateConfig
@@ -32,6 +33,9 @@ SEEDED = (
     "preference.harmless", "alignment", "distill", "student_rl",
 )  # fmt: skip
 """Tables of training and sampling, which the recipe's seed reaches; a `pretrain` table is reached too."""
+
+READ_SO = ("columns", "fixed", "system", "template", "max_unverified")
+"""Settings of `problems` that hold for the problems held out of the same file, too."""
 
 Raw = dict[str, Any]
 
@@ -269,10 +273,11 @@ def _resolve_places(raw: Raw, origin: Origin) -> None:
     problems, heldout = _table(raw, "problems"), _table(raw, "heldout")
     if isinstance(problems.get("path"), str) and "path" not in heldout:
         _resolve(problems, "problems", origin)
-        heldout |= {key: problems[key] for key in ("path", "digest", "columns") if key in problems}
+        heldout |= {key: problems[key] for key in ("path", "digest", *READ_SO) if key in problems}
     elif isinstance(problems.get("path"), str):
         problems.setdefault("divide", False)
         heldout.setdefault("divide", False)
+        heldout |= {key: problems[key] for key in ("system", "template") if key in problems and key not in heldout}
     _resolve(problems, "problems", origin)
     _resolve(heldout, "heldout", origin)
 
@@ -287,8 +292,11 @@ def _resolve(table: Raw, name: str, origin: Origin) -> None:
         if place.removeprefix("seed:") not in seeds:
             allowed = ", ".join(f"seed:{seed}" for seed in seeds)
             raise ValueError(f"{origin.where(key.split('.'))}: {key}: {place!r} does not ship; there are {allowed}")
-    path = SEEDS / place[5:] if place.startswith("seed:") else (origin.beside(key) / place).resolve()
     try:
+        if place.startswith(hub.PREFIX) and name in ("problems", "heldout"):
+            path = hub.fetched(place)
+        else:
+            path = SEEDS / place[5:] if place.startswith("seed:") else (origin.beside(key) / place).resolve()
         digest = digest_of(path)
     except ValueError as error:
         raise ValueError(f"{origin.where(key.split('.'))}: {key}: {error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, Self
@@ -13,10 +13,12 @@ from typing import Any, Literal, Self
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from data.golds import Located, Unverified, check_bound, unverified
 from data.lineage import PLACE, WHEN_SET, Settings, Table, sha256_of
-from data.problems import generate, held_out, known_families, read_problems, unknown_families
-from data.prompts import render, written
+from data.problems import generate, held_out, known_families, located_problems, unknown_families
+from data.prompts import check_frame, framed, render, written
 from data.records import Language, Problem, Row
+from data.rows import column_names
 from data.store import read_table, write_table
 from data.world.corpus import draw_for_training
 from data.world.families import SHARES, SOURCES
@@ -65,17 +67,38 @@ class ProblemsConfig(Settings):
     seed: int = 0
     path: Path | None = Field(
         None,
-        description="JSONL, Parquet or a dataset on disk, instead of the generated",
+        description="JSONL, CSV, Parquet or a dataset on disk, or hub:OWNER/NAME/FILE, instead of the generated",
         json_schema_extra=PLACE,
     )
     digest: str = Field("", description="SHA-256 of the file at `path`; filled in when the recipe is read")
     columns: dict[str, str] = Field(default={}, description="column of the file for each of prompt, solution, ...")
+    fixed: dict[str, str] = Field(
+        default={}, description='one value for all rows, such as { language = "en" }', json_schema_extra=WHEN_SET
+    )
+    system: str = Field("", description="instructions before each question", json_schema_extra=WHEN_SET)
+    template: str = Field("", description="a text around each question, {prompt} in it", json_schema_extra=WHEN_SET)
+    max_unverified: int = Field(
+        0,
+        ge=0,
+        description="rows whose gold answer may fail its own verifier, and is left out",
+        json_schema_extra=WHEN_SET,
+    )
     divide: bool = Field(True, description="keep only this split's part of the file, by the hash")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if self.path is None and self.count + self.general_count == 0:
             raise ValueError("an empty problem set: count and general_count are both 0")
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        column_names(self.columns, self.fixed)
+        check_frame(self.system, self.template)
+        own = {"columns": self.columns, "fixed": self.fixed, "system": self.system, "template": self.template}
+        if self.path is None and any(own.values()):
+            given = ", ".join(name for name, value in own.items() if value)
+            raise ValueError(f"{given}: only problems of one's own, which have a path, are read so")
         return self
 
     @field_validator("families")
@@ -129,24 +152,35 @@ def _made(config: ProblemsConfig, families: Mapping[str, float], count: int) -> 
 
 
 def own_problems(config: ProblemsConfig) -> list[Problem]:
-    """Read and validate the problems of a file, and keep those of the split. Raises ValueError for a broken row."""
-    assert config.path is not None
-    problems = read_problems(config.path, config.columns)
-    for problem in problems:
-        if not ruled(problem) and problem.verifier not in REWARDED:
-            raise ValueError(
-                f"{config.path}: nothing rewards the verifier {problem.verifier!r} in training; "
-                f"allowed are {', '.join(sorted(REWARDED))}"
-            )
-    if not config.divide:
-        return problems
-    kept = [problem for problem in problems if held_out(problem.key) == (config.split == "heldout")]
+    """Read and validate the problems of a file, and keep those of the split, as they are asked.
+
+    Rows whose gold answer its own verifier refuses are left out. Raises ValueError for a broken row, or more such
+    rows than the bound.
+    """
+    located, refused = read_own(config)
+    check_bound(refused, len(located), config.max_unverified)
+    bad = {each.problem.id for each in refused}
+    problems = [problem for _, problem in located if problem.id not in bad]
+    kept = [each for each in problems if not config.divide or held_out(each.key) == (config.split == "heldout")]
     if not kept:
         raise ValueError(
             f"{config.path}: none of its {len(problems)} problems falls in the {config.split} split "
             "(1 in 20 is held out); give heldout.path a file of its own"
         )
-    return kept
+    return [replace(each, prompt=framed(each.prompt, config.system, config.template)) for each in kept]
+
+
+def read_own(config: ProblemsConfig) -> tuple[list[Located], list[Unverified]]:
+    """All problems of a file, with the place of each, and those whose gold answer its own verifier refuses."""
+    assert config.path is not None
+    located = located_problems(config.path, config.columns, config.fixed)
+    for where, problem in located:
+        if not ruled(problem) and problem.verifier not in REWARDED:
+            raise ValueError(
+                f"{where}: nothing rewards the verifier {problem.verifier!r} in training; "
+                f"allowed are {', '.join(sorted(REWARDED))}"
+            )
+    return located, unverified(located)
 
 
 class GeneralRowsConfig(Settings):

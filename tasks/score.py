@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from data.files import rows_of
 from data.language import Consistency, consistency
-from data.problems import rows_of
 from data.prompts import Parts, Template, parse, response
 from data.records import Verdict
 from data.rows import COLUMNS, problem_in

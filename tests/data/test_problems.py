@@ -196,13 +196,13 @@ def test_empty_missing_and_strange_files_are_refused(tmp_path: Path) -> None:
         read_problems(write(tmp_path))
     with pytest.raises(ValueError, match="no such file"):
         read_problems(tmp_path / "absent.jsonl")
-    (tmp_path / "problems.csv").touch()
-    with pytest.raises(ValueError, match=r"problems\.csv: problems come as"):
-        read_problems(tmp_path / "problems.csv")
+    (tmp_path / "problems.txt").touch()
+    with pytest.raises(ValueError, match=r"problems\.txt: problems come as \.jsonl, \.csv"):
+        read_problems(tmp_path / "problems.txt")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match="folder: not a data set"):
         read_problems(tmp_path / "folder")
-    with pytest.raises(ValueError, match=r"columns may rename prompt, .*, metadata, got answer"):
+    with pytest.raises(ValueError, match=r"columns may rename prompt, .*, metadata, got answer; it is"):
         read_problems(write(tmp_path, GOOD), {"answer": "solution"})
 
 

@@ -27,8 +27,8 @@ QUESTIONS = [{"question": f"What is {i} + {i}?", "gold": 2 * i} for i in range(6
 COLUMNS = {"prompt": "question", "solution": "gold"}
 
 
-def own(path: Path, **changes: Any) -> ProblemsConfig:
-    settings = {"path": path, "digest": digest_of(path), "columns": COLUMNS, "general_count": 0}
+def own(file: Path, **changes: Any) -> ProblemsConfig:
+    settings = {"path": file, "digest": digest_of(file), "columns": COLUMNS, "general_count": 0}
     return ProblemsConfig(**{**settings, **changes})
 
 
@@ -146,3 +146,38 @@ def test_a_digest_covers_a_file_or_a_folder(tmp_path: Path) -> None:
     assert len({before, both, digest_of(tmp_path)}) == 3  # what a file is called counts
     with pytest.raises(ValueError, match=r"no such file or folder: .*/absent"):
         digest_of(tmp_path / "absent")
+
+
+def test_rows_whose_gold_answer_fails_are_bounded_and_left_out(plain: Session, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    broken = {"question": "What is this?", "gold": r"\frac{"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*QUESTIONS[:20], broken, *QUESTIONS[20:]]))
+    with pytest.raises(ValueError, match=r"^mine\.jsonl line 21: .* 1 of 61 rows \(21\), more than max_unverified = 0"):
+        collect("problems", own(path, divide=False))
+    found = problems_of(collect("problems", own(path, divide=False, max_unverified=1)))
+    assert [each.prompt for each in found] == [row["question"] for row in QUESTIONS]
+
+
+def test_ones_own_words_stand_around_each_question_and_bear_identity(plain: Session, file: Path) -> None:
+    bare = collect("problems", own(file))
+    framed = collect("problems", own(file, system="Be brief.", template="Q: {prompt}"))
+    for before, after in zip(problems_of(bare), problems_of(framed), strict=True):
+        assert after.prompt == f"Be brief.\n\nQ: {before.prompt}"
+        assert (after.key, after.id, after.solution) == (before.key, before.id, before.solution)
+    assert bare.fingerprint != framed.fingerprint
+    assert bare.fingerprint == collect("problems", own(file, system="", fixed={}, max_unverified=0)).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": "no question"}, "a template must hold {prompt} once"),
+        ({"columns": {"question": "prompt"}}, "the other way round"),
+        ({"path": None, "columns": {}, "system": "x", "count": 3}, "system: only problems of one's own"),
+        ({"max_unverified": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_settings_that_cannot_be_read_by_are_refused(file: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        own(file, **changes)
+    assert message in str(error.value)
