@@ -61,6 +61,9 @@ def run(
         list[str], typer.Option(metavar="NAME", help="Make a stage again, as in --remake dev1. Repeatable.")
     ] = [],  # noqa: B006
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
+    until: Annotated[
+        list[str], typer.Option(metavar="NAME", help="With --plain: no more than this stage needs. Repeatable.")
+    ] = [],  # noqa: B006
     server: Server = "",
     mlflow: Mlflow = "",
     depot: Depot = "",
@@ -77,7 +80,7 @@ def run(
     shared = Installation.at(server, mlflow, depot) if server and not plain else None
     placed(device, shared is not None)
     forget(loaded, runs, remake, shared.artifacts() if shared else None)
-    print(make(loaded, runs, device, plain, save_every, shared))
+    print(make(loaded, runs, device, plain, save_every, shared, until))
 
 
 @app.command()

@@ -7,7 +7,8 @@ student -> SFT on that set; beside it the same student with RL alone
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from data.lineage import Judge, Policy, Report, Table
 from data.prompts import Template
@@ -18,6 +19,7 @@ from tasks.collect import collect, collect_general
 from tasks.curate import curate
 from tasks.evaluate import evaluate, trace_curve
 from tasks.grpo import reinforce
+from tasks.midtrain import initialise, midtrain
 from tasks.preference import label, train_judge
 from tasks.report import report
 from tasks.rollout import generate
@@ -43,14 +45,38 @@ def ground(recipe: Recipe) -> Ground:
     )
 
 
-def base_of(name: str, config: BaseConfig) -> Policy:
-    """A base model, taken or pretrained."""
-    return pretrain(name, config.pretrain) if config.pretrain else adopt(name, config)
+@dataclass(frozen=True)
+class Bases:
+    """What training begins from; `untouched` is the base before its mid-training, or the base itself."""
+
+    untouched: Policy
+    base: Policy
+    student: Policy
 
 
-def bases(recipe: Recipe) -> tuple[Policy, Policy]:
+def base_of(name: str, config: BaseConfig, like: Policy | None = None) -> Policy:
+    """A base model: taken, pretrained, or of random weights with the tokenizer of `like`."""
+    if config.pretrain:
+        return pretrain(name, config.pretrain)
+    if config.initialise:
+        assert like is not None
+        return initialise(name, like, config.initialise)
+    return adopt(name, config)
+
+
+def read_on(name: str, config: BaseConfig, like: Policy | None = None) -> tuple[Policy, Policy]:
+    """A base before and after its mid-training; twice the same where it has none."""
+    if config.midtrain is None:
+        base = base_of(name, config, like)
+        return base, base
+    untouched = base_of(f"{name}_untouched", config, like)
+    return untouched, midtrain(name, untouched, config.midtrain)
+
+
+def bases(recipe: Recipe) -> Bases:
     """The base and the student's base, and nothing else: what ships as seeds."""
-    return base_of("base", recipe.base), base_of("student_base", recipe.student)
+    untouched, base = read_on("base", recipe.base)
+    return Bases(untouched, base, read_on("student_base", recipe.student, untouched)[1])
 
 
 def cold_start(recipe: Recipe, base: Policy, zero: Policy, on: Ground) -> Policy:
@@ -82,15 +108,36 @@ def alignment(recipe: Recipe, dev3: Policy, on: Ground) -> tuple[Policy, list[Ju
 def r1(recipe: Recipe) -> Report:
     """The whole pipeline, and its report; with several seeds, the average of theirs."""
     on = ground(recipe)
-    base, student = bases(recipe)
+    begun = bases(recipe)
+    beside = direct(recipe, begun.untouched, on) if recipe.direct else Beside()
     reports = []
     for number in range(recipe.num_seeds):
         with variant(f"_seed{recipe.seed + number}" if number else ""):
-            reports.append(chain(reseeded(recipe, number), on, base, student))
+            reports.append(chain(reseeded(recipe, number), on, begun.base, begun.student, beside))
     return average("average", reports, recipe.evaluation) if len(reports) > 1 else reports[0]
 
 
-def chain(recipe: Recipe, on: Ground, base: Policy, student: Policy) -> Report:
+@dataclass(frozen=True)
+class Beside:
+    """What is shown beside the chain, the same for all its seeds: evaluations and trained policies by name."""
+
+    evaluations: Mapping[str, Report] = field(default_factory=dict)
+    trained: Mapping[str, Policy] = field(default_factory=dict)
+
+
+def direct(recipe: Recipe, untouched: Policy, on: Ground) -> Beside:
+    """RL from the base as it is, without mid-training."""
+    assert recipe.direct is not None
+    config = recipe.direct
+    policy = reinforce("direct", untouched, on.problems, config)
+    evaluations = {
+        name: evaluate(f"{name}_evaluation", each, on.heldout, config.template, recipe.evaluation)
+        for name, each in (("base_untouched", untouched), ("direct", policy))
+    }
+    return Beside(evaluations, {"direct": policy})
+
+
+def chain(recipe: Recipe, on: Ground, base: Policy, student: Policy, beside: Beside) -> Report:
     """Base -> R1-Zero -> Dev1 -> Dev2 -> Dev3 -> R1, the students, and their evaluation."""
     zero = reinforce("zero", base, on.problems, recipe.zero)
     dev1 = cold_start(recipe, base, zero, on)
@@ -107,6 +154,7 @@ def chain(recipe: Recipe, on: Ground, base: Policy, student: Policy) -> Report:
         return evaluate(f"{name}_evaluation", policy, on.heldout, template, recipe.evaluation)
 
     evaluations = {
+        **beside.evaluations,
         "base": measured("base", base, recipe.zero.template),
         "zero": measured("zero", zero, recipe.zero.template),
         "dev1": measured("dev1", dev1, "chat"),
@@ -127,5 +175,5 @@ def chain(recipe: Recipe, on: Ground, base: Policy, student: Policy) -> Report:
         )
     }
     trained = {"zero": zero, "dev2": dev2, "dev2_without_language_reward": dev2_plain, "r1": final,
-               "student_rl": student_rl}  # fmt: skip
+               "student_rl": student_rl, **beside.trained}  # fmt: skip
     return report("report", evaluations, curves, trained, rows, judges, recipe.evaluation)

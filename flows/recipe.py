@@ -17,10 +17,12 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from data import hub
 from data.lineage import PLACE, Settings
+from data.text import python_version
 from tasks.collect import GeneralRowsConfig, ProblemsConfig, digest_of
 from tasks.curate import CurateConfig
 from tasks.evaluate import EvaluationConfig
 from tasks.grpo import GRPOConfig
+from tasks.midtrain import InitialiseConfig, MidtrainConfig
 from tasks.preference import JudgeConfig, PairsConfig
 from tasks.rollout import GenerateConfig, Sampling
 from tasks.sft import PretrainConfig, SFTConfig
@@ -32,7 +34,10 @@ SEEDED = (
     "rejection.curate", "sft", "preference.generate.sampling", "preference.pairs", "preference.helpful",
     "preference.harmless", "alignment", "distill", "student_rl",
 )  # fmt: skip
-"""Tables of training and sampling, which the recipe's seed reaches; a `pretrain` table is reached too."""
+"""Tables of training and sampling, which the recipe's seed reaches; those that make a base, and `direct`, too."""
+
+LATER: dict[str, Any] = {"identity": False}
+"""Settings of a base that are another stage's than the one which takes it: that stage has them for its identity."""
 
 READ_SO = ("columns", "fixed", "system", "template", "max_unverified")
 """Settings of `problems` that hold for the problems held out of the same file, too."""
@@ -50,10 +55,18 @@ class BaseConfig(Settings):
     )
     digest: str = Field("", description="SHA-256 over the folder's files, so that identity does not hang on a path")
     pretrain: PretrainConfig | None = Field(None, description="make the base instead")
+    initialise: InitialiseConfig | None = Field(
+        None,
+        description="student: begin from random weights instead, with the base's tokenizer",
+        json_schema_extra=LATER,
+    )
+    midtrain: MidtrainConfig | None = Field(
+        None, description="let it read on before anything else learns from it", json_schema_extra=LATER
+    )
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.path is None) == (self.pretrain is None):
+    def _one_of_them(self) -> Self:
+        if [self.path, self.pretrain, self.initialise].count(None) != 2:
             raise ValueError('a base has either a path (such as "seed:base") or a [pretrain] table')
         return self
 
@@ -110,6 +123,7 @@ class Recipe(Settings):
     alignment: GRPOConfig = GRPOConfig(language_weight=1.0, preference_weight=1.0, temperature=0.7)
     distill: SFTConfig = SFTConfig()
     student_rl: GRPOConfig = GRPOConfig(template="zero")
+    direct: GRPOConfig | None = Field(None, description="the base's RL without its mid-training, to be shown beside")
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
@@ -119,6 +133,10 @@ class Recipe(Settings):
                 raise ValueError(f"{name}.count = 0 and no {name}.path: there must be reasoning problems")
         if self.flow == "r1" and self.problems.path is None and self.problems.general_count == 0:
             raise ValueError("problems.general_count = 0: the reward models need general prompts")
+        if self.base.initialise:
+            raise ValueError("base.initialise: only a student begins from random weights with the base's tokenizer")
+        if self.direct and not self.base.midtrain:
+            raise ValueError("direct: without [base.midtrain] it is what zero is")
         return self
 
 
@@ -253,7 +271,9 @@ def _apply(raw: Raw, change: str) -> str:
 def _spread_seed(raw: Raw) -> None:
     """Give the recipe's seed to every training and sampling table that names none."""
     tables = [_table(raw, name) for name in SEEDED]
-    tables += [_table(raw, f"{name}.pretrain") for name in ("base", "student") if "pretrain" in _table(raw, name)]
+    made = [(name, table) for name in ("base", "student") for table in ("pretrain", "initialise", "midtrain")]
+    tables += [_table(raw, f"{name}.{table}") for name, table in made if table in _table(raw, name)]
+    tables += [_table(raw, "direct")] if "direct" in raw else []
     for table in tables:
         table.setdefault("seed", raw.get("seed", 0))
 
@@ -270,6 +290,10 @@ def _resolve_places(raw: Raw, origin: Origin) -> None:
     """Turn paths into absolute ones, and note the digest of what lies there."""
     for name in ("base", "student"):
         _resolve(_table(raw, name), name, origin)
+        if "midtrain" in _table(raw, name):
+            reading = _table(raw, f"{name}.midtrain")
+            _resolve(reading, f"{name}.midtrain", origin)
+            reading.setdefault("digest", python_version())
     problems, heldout = _table(raw, "problems"), _table(raw, "heldout")
     if isinstance(problems.get("path"), str) and "path" not in heldout:
         _resolve(problems, "problems", origin)
@@ -301,7 +325,7 @@ def _resolve(table: Raw, name: str, origin: Origin) -> None:
     except ValueError as error:
         raise ValueError(f"{origin.where(key.split('.'))}: {key}: {error}") from None
     if table.setdefault("digest", digest) != digest:
-        where = origin.where([name, "digest"])
+        where = origin.where([*name.split("."), "digest"])
         raise ValueError(f"{where}: {name}.digest = {table['digest']!r}, but {place} has the digest {digest}")
     table["path"] = path
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.disk import telling_when_full
 from data.lineage import check
 from flows.display import Watch
-from flows.plan import FLOWS, conclude, default_device, naming_dependents, plan
+from flows.plan import FLOWS, closure, conclude, default_device, naming_dependents, plan
 from flows.recipe import Recipe
 from flows.server import prefect_for
 from flows.shared import Installation
@@ -22,15 +23,20 @@ def run(
     plain: bool = False,
     save_every_s: float = 30.0,
     shared: Installation | None = None,
+    until: Sequence[str] = (),
 ) -> Path:
     """Make what is not there yet; returns the path of `report.json`.
 
     `plain` calls the stages as plain functions: for a machine without Prefect and MLflow, whose history
-    this run is then not part of.
+    this run is then not part of. `until` names the stages that it ends with, of a plain run; all when empty.
     """
     begun = time.monotonic()
+    if until and not plain:
+        raise ValueError("--until is for --plain runs: on a server trigger the flow of that part, such as r1-zero")
     steps = plan(recipe, runs)
-    watch = Watch(len(steps))
+    wanted = closure(recipe, runs, until) if until else None
+    total, steps = len(steps), [step for step in steps if wanted is None or step.artifact.key in wanted]
+    watch = Watch(total)
     if all(step.cached for step in steps):
         with naming_dependents(recipe, runs):
             for step in steps:
@@ -46,7 +52,9 @@ def run(
                 served.audience.set([watch])
                 return served.r1(recipe, device, save_every_s)
         where = device or default_device()
-        opened = Session(runs, "plain", where, recipe.allow_rlimit, [watch], save_every_s=save_every_s)
+        opened = Session(
+            runs, "plain", where, recipe.allow_rlimit, [watch], save_every_s=save_every_s, wanted=wanted
+        )  # fmt: skip
         with session(opened), naming_dependents(recipe, runs):
             FLOWS[recipe.flow](recipe)
         return conclude(recipe, runs, opened.steps, time.monotonic() - begun)

@@ -112,6 +112,20 @@ def check_config(values: Mapping[str, Any]) -> None:
     context_of(values)
 
 
+def built(values: Mapping[str, Any]) -> ForeignModel:
+    """A model of random float32 weights by a config.json. Raises ValueError for a field that its kind does not have."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    check_config(values)
+    fields = {name: value for name, value in values.items() if name != "model_type"}
+    known = AutoConfig.for_model(values["model_type"]).to_dict()
+    if unknown := sorted(fields.keys() - known.keys()):
+        raise ValueError(f"model_type {values['model_type']!r} has no field {unknown[0]!r}")
+    with quiet():
+        config = AutoConfig.for_model(values["model_type"], **fields)
+        return ForeignModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+
+
 def is_reward(values: Mapping[str, Any]) -> bool:
     """Whether a config.json is of a sequence classifier."""
     return any(str(name).endswith("ForSequenceClassification") for name in values.get("architectures") or [])

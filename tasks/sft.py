@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -41,8 +41,8 @@ from tasks.resume import after, restore
 from tasks.rollout import Speaker, load
 from tasks.stage import Metrics, Run, Summary, stage
 
-WINDOW_TOKENS = 8_000
-"""Tokens of one pass on a CPU when reading windows, which have no padding."""
+WINDOW_TOKENS = {"cpu": 8_000, "cuda": 10**9}
+"""Tokens of one pass when reading windows, which have no padding; a GPU reads a step's at once."""
 
 OF_TOKENIZER = {"vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 """Fields of a model's configuration that its tokenizer gives."""
@@ -210,11 +210,12 @@ def read(
             step, per_epoch * config.epochs, config.learning_rate, 0.0, config.warmup_steps, "linear",
             decay=config.decay_fraction,
         )  # fmt: skip
-        yield step + 1, total, student.step(_window_batches(chosen, student.device), rate)
+        yield step + 1, total, student.step(window_batches(chosen, student.device, WINDOW_TOKENS), rate)
 
 
-def _window_batches(windows: np.ndarray, device: str) -> list[Batch]:
-    rows = len(windows) if device.startswith("cuda") else max(1, WINDOW_TOKENS // windows.shape[1])
+def window_batches(windows: np.ndarray, device: str, most: Mapping[str, int]) -> list[Batch]:
+    """Windows (N, T) as batches of at most so many tokens by kind of device, or of one window."""
+    rows = max(1, most[device.partition(":")[0]] // windows.shape[1])
     batches = []
     for begin in range(0, len(windows), rows):
         tokens = torch.from_numpy(windows[begin : begin + rows].astype(np.int64)).to(device)

@@ -21,6 +21,7 @@ from tasks.adopt import adopt
 from tasks.collect import GeneralRowsConfig, ProblemsConfig, collect, collect_general, digest_of
 from tasks.evaluate import EvaluationConfig, evaluate, trace_curve
 from tasks.grpo import GRPOConfig, reinforce
+from tasks.midtrain import MidtrainConfig, midtrain
 from tasks.preference import JudgeConfig, PairsConfig, label, train_judge
 from tasks.resume import State
 from tasks.rollout import GenerateConfig, Sampling, generate, trajectories_in, with_tokens
@@ -98,6 +99,18 @@ STAGES: dict[str, Callable[[], Artifact]] = {
     ),
     "pretrain": lambda: pretrain(
         "new", PretrainConfig(architecture=SMALL, documents=400, sequence_length=64, batch_size=32, max_steps=6)
+    ),
+    "midtrain": lambda: midtrain(
+        "further",
+        base(),
+        MidtrainConfig(
+            documents=150,
+            sequence_length=64,
+            batch_size=8,
+            max_steps=6,
+            warmup_steps=1,
+            text_share=0.5,
+        ),
     ),
     "train_judge": lambda: judge("harmless"),
     "generate": lambda: generate("samples", base(), problems(), GenerateConfig(sampling=SHORT)),
