@@ -169,15 +169,16 @@ def curate(
     ] = "",
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
 ) -> None:
-    """Build another set from the trajectories that a recipe has, without sampling again.
+    """Build another set from the trajectories that a recipe has, without sampling again, or from your own.
 
-    It is the set that the same change would give in a run, and a run takes it. The last line printed is its folder,
-    or that of the curve.
+    Your own are those of rejection.trajectories (path, map, columns), and no model is needed then. The set is the one
+    that the same change would give in a run, and a run takes it. The last line printed is its folder, or the curve's.
     """
     from flows import curate as what_if
     from flows import recipe as recipes
 
-    print(what_if.run(what_if.ask(recipes.load(recipe, changes), runs, part, sweep, truth, name), runs, plain))
+    loaded = recipes.load(recipe, changes, absent=what_if.NO_MODELS)
+    print(what_if.run(what_if.ask(loaded, runs, part, sweep, truth, name), runs, plain))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from data.disk import telling_when_full
 from data.lineage import Table, read_json, sha256_of, write_json
 from data.quality import read_truth
 from flows.display import Watch
+from flows.inspect import inspect_trajectories
 from flows.plan import plan, reasons
 from flows.recipe import Recipe, settings_of
 from flows.server import prefect_for
@@ -23,6 +24,10 @@ from tasks.collect import collect, collect_general
 from tasks.curate import CurateConfig, curate
 from tasks.curve import CurveConfig, curve
 from tasks.stage import Session, Step, session
+from tasks.trajectories import TrajectoriesConfig, take
+
+NO_MODELS: Final = {name: {"path": f"seed:{name}"} for name in ("base", "student")}
+"""Bases for a recipe that names none, since a set of one's own trajectories needs none."""
 
 PARTS: Final = ("rejection", "cold")
 WHAT_IF: Final = "what_if"
@@ -44,7 +49,7 @@ class Asked:
 
     def make(self, runs: Path) -> None:
         """Call the stages, in a session: each build from the trajectories that are there, and the curve."""
-        sampled = samples_of(self.recipe, self.part, runs)
+        sampled = take("rejection_samples", self.own) if self.own else samples_of(self.recipe, self.part, runs)
         general = collect_general("general", self.recipe.general)
         heldout = collect("heldout", self.recipe.heldout)
         made = {
@@ -53,6 +58,11 @@ class Asked:
         }
         if self.sweep:
             curve("curve", made, self.sweep)
+
+    @property
+    def own(self) -> TrajectoriesConfig | None:
+        """A person's own trajectories, where the set is built from such."""
+        return self.recipe.rejection.trajectories if self.part == "rejection" else None
 
     def _station(self, value: str) -> str:
         return f"{self.part}_rows" + (f"[{self.sweep.setting}={value}]" if self.sweep else "")
@@ -67,7 +77,10 @@ def ask(
     if truth and not sweep:
         raise ValueError("--truth is what a --sweep is measured by, and there is none")
     name = _free(name or f"{recipe.name}-what-if", recipe, runs)
-    samples_of(recipe, part, runs)
+    if part == "rejection" and recipe.rejection.trajectories:
+        inspect_trajectories(recipe)
+    else:
+        samples_of(recipe, part, runs)
     config = getattr(recipe, part).curate
     if not sweep:
         return Asked(recipe, part, name, {"": config})
@@ -96,7 +109,7 @@ def samples_of(recipe: Recipe, part: str, runs: Path) -> Table:
 def run(asked: Asked, runs: Path, plain: bool) -> Path:
     """Make what was asked for; returns the folder of the build, or of the curve."""
     with telling_when_full(runs):
-        watch = Watch(len(asked.builds) + 2 + bool(asked.sweep))
+        watch = Watch(len(asked.builds) + 2 + bool(asked.sweep) + bool(asked.own))
         if plain:
             begun = time.monotonic()
             with session(Session(runs, "plain", "cpu", asked.recipe.allow_rlimit, [watch])) as opened:

@@ -1,4 +1,4 @@
-"""What a recipe takes from outside, looked at before anything is made: bases, and files of problems."""
+"""What a recipe takes from outside, looked at before anything is made: bases, problems, trajectories."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.recipe import Recipe
 from model import checkpoint
 from model.tokenizer import Tokenizer
-from tasks import roles
+from tasks import roles, trajectories
 from tasks.collect import own_problems
 
 
@@ -25,6 +25,16 @@ def inspect(recipe: Recipe) -> None:
                 own_problems(problems)
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(problems.path)!r}: {error}") from None
+    inspect_trajectories(recipe)
+
+
+def inspect_trajectories(recipe: Recipe) -> None:
+    """Raise ValueError, naming the setting, where one's own trajectories cannot be read by their map."""
+    if recipe.rejection.trajectories is not None:
+        try:
+            trajectories.inspect(recipe.rejection.trajectories)
+        except ValueError as error:
+            raise ValueError(f"rejection.trajectories: {error}") from None
 
 
 def _inspect_base(path: Path, longest: tuple[str, int]) -> None:

@@ -25,6 +25,7 @@ from tasks.report import report
 from tasks.rollout import generate
 from tasks.sft import finetune, pretrain
 from tasks.stage import variant
+from tasks.trajectories import take
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,10 @@ def cold_start(recipe: Recipe, base: Policy, zero: Policy, on: Ground) -> Policy
 
 
 def rejection(recipe: Recipe, dev2: Policy, on: Ground) -> Table:
-    """The 600k + 200k set: right and readable trajectories of Dev2 with non-reasoning rows."""
-    sampled = generate("rejection_samples", dev2, on.problems, recipe.rejection.generate)
+    """The 600k + 200k set: right and readable trajectories of Dev2, or one's own, with non-reasoning rows."""
+    config = recipe.rejection
+    own = take("rejection_samples", config.trajectories) if config.trajectories else None
+    sampled = own or generate("rejection_samples", dev2, on.problems, config.generate)
     return curate("rejection_rows", sampled, on.general, on.heldout, recipe.rejection.curate)
 
 

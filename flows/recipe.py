@@ -26,6 +26,7 @@ from tasks.midtrain import InitialiseConfig, MidtrainConfig
 from tasks.preference import JudgeConfig, PairsConfig
 from tasks.rollout import GenerateConfig, Sampling
 from tasks.sft import PretrainConfig, SFTConfig
+from tasks.trajectories import TrajectoriesConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
 SEEDS = Path(__file__).parent.parent / "data" / "seeds"
@@ -83,6 +84,7 @@ class RejectionConfig(Settings):
     """From Dev2's trajectories to the set of the second fine-tuning."""
 
     generate: GenerateConfig = GenerateConfig()
+    trajectories: TrajectoriesConfig | None = Field(None, description="one's own, instead of sampling")
     curate: CurateConfig = CurateConfig()
 
 
@@ -174,8 +176,10 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.toml"))
 
 
-def load(name: str, changes: Sequence[str] = (), overrides: Raw | None = None) -> Recipe:
+def load(name: str, changes: Sequence[str] = (), overrides: Raw | None = None, absent: Raw | None = None) -> Recipe:
     """Read a recipe by name or path and apply changes such as `zero.num_generations=16`, or a table of them.
+
+    `absent` are tables for a recipe that has none of these names.
 
     Raises ValueError in one line that says what is wrong, where, and what is allowed.
     """
@@ -189,7 +193,7 @@ def load(name: str, changes: Sequence[str] = (), overrides: Raw | None = None) -
         raise ValueError(f"{path.name}: {error}") from None
     origin = Origin(path, text, tuple(_apply(raw, change) for change in changes))
     raw = _merged(_merged(_declared(Recipe), raw), overrides or {})
-    raw |= {"name": path.stem, "file": path.resolve()}
+    raw = (absent or {}) | raw | {"name": path.stem, "file": path.resolve()}
     _spread_seed(raw)
     _resolve_places(raw, origin)
     try:
@@ -304,6 +308,8 @@ def _resolve_places(raw: Raw, origin: Origin) -> None:
         heldout |= {key: problems[key] for key in ("system", "template") if key in problems and key not in heldout}
     _resolve(problems, "problems", origin)
     _resolve(heldout, "heldout", origin)
+    if "trajectories" in _table(raw, "rejection"):
+        _resolve(_table(raw, "rejection.trajectories"), "rejection.trajectories", origin)
 
 
 def _resolve(table: Raw, name: str, origin: Origin) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -161,3 +162,58 @@ def test_bad_input_is_one_line_and_exit_code_2(runs: Path) -> None:
     assert done.stderr.startswith("r1: --sweep novelty.ngram=1,2: no filter 'novelty' in this build")
     assert len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in runs.iterdir()) == before
+
+
+def own(tmp_path: Path, rows: int = 8) -> Path:
+    """A recipe that names one's own trajectories and no model."""
+    lines = [
+        {
+            "question": f"What is {n} + {n}?",
+            "solution": f"{n} and {n} make a sum, which we add up.",
+            "answer": str(2 * n),
+        }
+        for n in range(rows)
+    ]
+    (tmp_path / "limo.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        '[rejection.trajectories]\npath = "limo.jsonl"\nmap = "limo"\n\n[rejection.curate]\nmax_rows = 6\n'
+    )
+    return recipe
+
+
+def test_a_set_is_built_of_ones_own_trajectories_with_no_model(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    recipe = recipes.load(str(own(tmp_path)), absent=what_if.NO_MODELS)
+    made = what_if.run(what_if.ask(recipe, runs), runs, plain=True)
+    kept = read_table(made / "kept.parquet")
+    assert len(kept) == 6
+    assert set(kept["verdict"]) == {"correct"}
+    assert {path.name.split("-")[0] for path in runs.glob("[!.]*-*")} == {
+        "take", "collect", "collect_general", "curate", "mine",
+    }  # fmt: skip
+    rows = read_table(made / "rows.parquet").filter(pl.col("source") == "trajectory")
+    assert rows["completion"][0].startswith("<think> ")
+    assert find("mine-what-if/rejection_samples", runs).stage == "take"
+
+
+def test_a_recipe_without_a_model_is_only_for_curate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mine\.toml: base: a base has either a path"):
+        recipes.load(str(own(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (['rejection.trajectories.map="open-r1"'], "rejection.trajectories: limo.jsonl line 1: no column 'problem', "),
+        (['rejection.trajectories.map="nosuch"'], "--set rejection.trajectories.map: rejection.trajectories: no map"),
+        (['rejection.trajectories.columns={correct="ok"}'], "no column 'ok', named for correct; it has question"),
+        (['rejection.trajectories.path="absent.jsonl"'], "rejection.trajectories.path: no such file or folder"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_one_line(tmp_path: Path, changes: list[str], message: str) -> None:
+    runs = tmp_path / "runs"
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        what_if.ask(recipes.load(str(own(tmp_path)), changes, absent=what_if.NO_MODELS), runs)
+    assert "\n" not in str(error.value)
+    assert not runs.exists()
