@@ -1,4 +1,4 @@
-"""A file of a data set on the Hugging Face hub, for those who have a network or have it in their cache."""
+"""A data set's file or a base on the Hugging Face hub, for those who have a network or have it in their cache."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 PREFIX: Final = "hub:"
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:/(?P<file>[^@]+))?(?:@(?P<revision>[\w./-]+))?")
 _KINDS = (".jsonl", ".csv", ".tsv", ".parquet")
+_OF_A_BASE: Final = ("*.safetensors", "*.json", "*.jinja")  # nothing that could hold code
 _NAMED: Final = 8
 """Files that an error names."""
 
@@ -29,6 +30,22 @@ def fetched(name: str) -> Path:
         raise ValueError(f"{name!r}: problems come as {', '.join(_KINDS)}")
     try:
         return Path(hf_hub_download(repo, file, repo_type="dataset", revision=revision))
+    except Exception as error:
+        raise _unreachable(name, error) from None
+
+
+def base(name: str) -> Path:
+    """The local folder of the model `hub:OWNER/NAME`, or `hub:OWNER/NAME@REVISION`, kept in the hub's own cache.
+
+    Raises ValueError where the hub has no such model, or cannot be reached and the model was not fetched before.
+    """
+    parts = _NAME.fullmatch(name.removeprefix(PREFIX))
+    if parts is None or parts["file"]:
+        raise ValueError(f"{name!r}: write it as hub:OWNER/NAME, @REVISION after it")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(parts["repo"], revision=parts["revision"], allow_patterns=list(_OF_A_BASE)))
     except Exception as error:
         raise _unreachable(name, error) from None
 

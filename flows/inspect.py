@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.recipe import Recipe
-from model import checkpoint
+from model import checkpoint, gguf
 from model.tokenizer import Tokenizer
 from tasks import roles, trajectories
 from tasks.collect import own_problems
@@ -38,8 +38,11 @@ def inspect_trajectories(recipe: Recipe) -> None:
 
 
 def _inspect_base(path: Path, longest: tuple[str, int]) -> None:
-    context = checkpoint.inspect(path)
-    roles.check(Tokenizer.load(path))
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        context = gguf.inspect(path)
+    else:
+        context = checkpoint.inspect(path)
+        roles.check(Tokenizer.load(path))
     if context <= longest[1]:
         raise ValueError(f"its context of {context} tokens has no room for {longest[0]} = {longest[1]} and a prompt")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from data.lineage import Judge, Policy, Report, Table
 from data.prompts import Template
 from flows.recipe import BaseConfig, Recipe, reseeded
-from tasks.adopt import adopt
+from tasks.adopt import adopt, convert
 from tasks.average import average
 from tasks.collect import collect, collect_general
 from tasks.curate import curate
@@ -56,13 +56,13 @@ class Bases:
 
 
 def base_of(name: str, config: BaseConfig, like: Policy | None = None) -> Policy:
-    """A base model: taken, pretrained, or of random weights with the tokenizer of `like`."""
+    """A base model: taken, converted, pretrained, or of random weights with the tokenizer of `like`."""
     if config.pretrain:
         return pretrain(name, config.pretrain)
     if config.initialise:
         assert like is not None
         return initialise(name, like, config.initialise)
-    return adopt(name, config)
+    return convert(name, config) if config.is_gguf else adopt(name, config)
 
 
 def read_on(name: str, config: BaseConfig, like: Policy | None = None) -> tuple[Policy, Policy]:

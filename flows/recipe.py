@@ -51,10 +51,12 @@ class BaseConfig(Settings):
 
     path: Path | None = Field(
         None,
-        description="folder in Hugging Face layout; seed:NAME for one that ships",
+        description="folder in Hugging Face layout, GGUF file, hub:OWNER/NAME, or seed:NAME for one that ships",
         json_schema_extra=PLACE,
     )
-    digest: str = Field("", description="SHA-256 over the folder's files, so that identity does not hang on a path")
+    digest: str = Field(
+        "", description="SHA-256 over the file, or the folder's files, so that identity does not hang on a path"
+    )
     pretrain: PretrainConfig | None = Field(None, description="make the base instead")
     initialise: InitialiseConfig | None = Field(
         None,
@@ -70,6 +72,11 @@ class BaseConfig(Settings):
         if [self.path, self.pretrain, self.initialise].count(None) != 2:
             raise ValueError('a base has either a path (such as "seed:base") or a [pretrain] table')
         return self
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the base is a GGUF file, which is converted."""
+        return self.path is not None and self.path.suffix.lower() == ".gguf"
 
 
 class ColdConfig(Settings):
@@ -323,10 +330,7 @@ def _resolve(table: Raw, name: str, origin: Origin) -> None:
             allowed = ", ".join(f"seed:{seed}" for seed in seeds)
             raise ValueError(f"{origin.where(key.split('.'))}: {key}: {place!r} does not ship; there are {allowed}")
     try:
-        if place.startswith(hub.PREFIX) and name in ("problems", "heldout"):
-            path = hub.fetched(place)
-        else:
-            path = SEEDS / place[5:] if place.startswith("seed:") else (origin.beside(key) / place).resolve()
+        path = _located(place, name, origin.beside(key))
         digest = digest_of(path)
     except ValueError as error:
         raise ValueError(f"{origin.where(key.split('.'))}: {key}: {error}") from None
@@ -334,6 +338,16 @@ def _resolve(table: Raw, name: str, origin: Origin) -> None:
         where = origin.where([*name.split("."), "digest"])
         raise ValueError(f"{where}: {name}.digest = {table['digest']!r}, but {place} has the digest {digest}")
     table["path"] = path
+
+
+def _located(place: str, name: str, beside: Path) -> Path:
+    if place.startswith("seed:"):
+        return SEEDS / place.removeprefix("seed:")
+    if place.startswith(hub.PREFIX) and name in ("problems", "heldout"):
+        return hub.fetched(place)
+    if place.startswith(hub.PREFIX) and name in ("base", "student"):
+        return hub.base(place)
+    return (beside / place).resolve()
 
 
 def _explain(error: ValidationError, origin: Origin) -> str:

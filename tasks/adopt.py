@@ -7,21 +7,24 @@ from pathlib import Path
 from typing import Protocol
 
 from data.lineage import METRICS, RECORD, Policy
+from model import gguf
 from model.checkpoint import try_out
+from model.tokenizer import Tokenizer
+from tasks import roles
 from tasks.collect import digest_of
 from tasks.stage import Run, Summary, stage
 
 
 class Source(Protocol):
-    """A folder and the digest that it must have; only the digest bears identity."""
+    """A folder or a file, and the digest that it must have; only the digest bears identity."""
 
     @property
     def path(self) -> Path | None:
-        """The folder."""
+        """Where it lies."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 over its files, as `digest_of` takes it."""
+        """SHA-256 over it, as `digest_of` takes it."""
         ...
 
 
@@ -40,4 +43,21 @@ def adopt(run: Run, source: Source) -> Summary:
     return {
         "digest": source.digest,
         "bytes": sum(p.stat().st_size for p in source.path.rglob("*") if p.is_file()),
+    }
+
+
+@stage(version=1, makes=Policy)
+def convert(run: Run, source: Source) -> Summary:
+    """Make a GGUF file into a checkpoint whose weights train."""
+    assert source.path is not None
+    if digest_of(source.path) != source.digest:
+        raise ValueError(f"{source.path} was changed while it was read")
+    folder = run.folder / "policy"
+    gguf.convert(source.path, folder)
+    roles.check(Tokenizer.load(folder))
+    try_out(folder)
+    return {
+        "digest": source.digest,
+        "bytes": source.path.stat().st_size,
+        "bytes_converted": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
     }
