@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.problems import rows_of
+from data.files import rows_of
 
 HELD_OUT_ONE_IN = 20
 _LEAST_DOCSTRING = 80  # characters; shorter ones are labels
