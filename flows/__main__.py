@@ -130,6 +130,28 @@ def show(recipe: Recipe, changes: Changes = [], runs: Runs = Path("runs")) -> No
 
 
 @app.command()
+def check(
+    recipe: Recipe,
+    changes: Changes = [],  # noqa: B006
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; the best there is when left out.")] = "",
+) -> None:
+    """Try a recipe without making anything: its rows, gold answers, base, time and memory; exit code 1 for a fault."""
+    from flows import recipe as recipes
+    from flows.check import check as told
+    from flows.inspect import inspect
+    from flows.plan import default_device, usable
+
+    loaded = recipes.load(recipe, changes)
+    inspect(loaded)
+    faults = 0
+    for line, fault in told(loaded, usable(device) if device else default_device()):
+        print(line)
+        faults += fault
+    print(f"{faults} would fail" if faults else "nothing found that would fail")
+    raise typer.Exit(1 if faults else 0)
+
+
+@app.command()
 def trace(
     identity: Annotated[
         str, typer.Argument(metavar="ID", help="micro/r1, an artifact's key, or a row in one: micro/dev3/ROW.")

@@ -49,6 +49,11 @@ def _inspect_base(path: Path, longest: tuple[str, int]) -> None:
 
 def _longest(recipe: Recipe, base: str) -> tuple[str, int]:
     """The setting that asks most of a base's context, and how many tokens that is."""
+    return max(lengths_asked(recipe, base).items(), key=lambda item: item[1])
+
+
+def lengths_asked(recipe: Recipe, base: str) -> dict[str, int]:
+    """The tokens of the longest completion that each setting asks of what is made from a base."""
     lengths = {"evaluation.max_completion_length": recipe.evaluation.max_completion_length}
     if base == "student":
         lengths["student_rl.max_completion_length"] = recipe.student_rl.max_completion_length
@@ -58,4 +63,4 @@ def _longest(recipe: Recipe, base: str) -> tuple[str, int]:
         for name in ("cold", "rejection", "preference"):
             sampling = getattr(recipe, name).generate.sampling
             lengths[f"{name}.generate.sampling.max_completion_length"] = sampling.max_completion_length
-    return max(lengths.items(), key=lambda item: item[1])
+    return lengths

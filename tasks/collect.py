@@ -132,11 +132,15 @@ def digest_of(path: Path) -> str:
 @stage(version=1, makes=Table)
 def collect(run: Run, config: ProblemsConfig) -> Summary:
     """Write `problems.parquet`: reasoning problems and general prompts of one split."""
-    reasoning = own_problems(config) if config.path else _generated(config)
-    frame = as_frame([*reasoning, *_general(config)])
+    frame = as_frame(drawn(config))
     write_table(run.folder / "problems.parquet", frame)
     counts = frame.group_by("family").len().sort("family")
     return {"rows": len(frame), "families": dict(counts.iter_rows())}
+
+
+def drawn(config: ProblemsConfig) -> list[Problem]:
+    """The problems of a configuration: reasoning problems, one's own or generated, then general prompts."""
+    return [*(own_problems(config) if config.path else _generated(config)), *_general(config)]
 
 
 def _generated(config: ProblemsConfig) -> list[Problem]:
