@@ -30,9 +30,8 @@ class Unparseable(Exception):
 
 
 _INVISIBLE = re.compile(r"[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufe00-\ufe0f]")
-_TYPESETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;: ()\[\]]|\$")
+_TYPESETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;: ()\[\]]|\\?\$")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
-_UNIT = re.compile(r"(?<=[0-9}])\s*\\(?:text|mathrm|mbox)\s*\{[^{}0-9]*\}\s*$")
 _EMPHASIS = re.compile(r"\*\*([^*]*)\*\*")
 _SIGNS = str.maketrans({"−": "-", "×": "*", "÷": "/", "：": ":"})
 _CONNECTIVE = (
@@ -62,8 +61,11 @@ def boxes(text: str) -> list[str]:
     return found
 
 
-def normal(text: str) -> str:
-    """A short text without what only sets type. Raises Unparseable for characters that hide what it says."""
+def normal(text: str, *, keep_text: bool = False) -> str:
+    """A short text without what only sets type; `keep_text` keeps `\\text{}`, which may hold a unit.
+
+    Raises Unparseable for characters that hide what it says.
+    """
     if not text.isascii():
         if _INVISIBLE.search(text):
             raise Unparseable("invisible characters")
@@ -71,31 +73,36 @@ def normal(text: str) -> str:
             raise Unparseable("digits outside ASCII")
         text = text.translate(_SIGNS)
     if "\\" in text or "$" in text:
-        text = _TEXT.sub(r"\1", _UNIT.sub("", text)).replace("\\!", "")
-        text = _TYPESETTING.sub(" ", text)
+        text = _TYPESETTING.sub(" ", (text if keep_text else _TEXT.sub(r"\1", text)).replace("\\!", ""))
     text = " ".join(text.split()).rstrip(" .。！")
     emphasis = _EMPHASIS.fullmatch(text) if "**" in text else None
     return emphasis[1].strip() if emphasis else text
 
 
-def one_answer(text: str) -> str:
-    """The content of the last box, or else the whole text. Raises Unparseable where that is not one short answer."""
+def one_content(text: str) -> str:
+    """The last box's content, or else the whole text. Raises Unparseable where that is not one short answer."""
     if _BOX in text:
         contents = boxes(text)
         if not contents:
             raise Unparseable("box without end")
-        answer = normal(contents[-1])
-        if _BOX in answer:
-            raise Unparseable("box in a box")
+        content = contents[-1]
     elif len(text) > MAX_RAW:
         raise Unparseable("too long")
     else:
-        answer = normal(text)
+        content = text
+    answer = normal(content)
+    if _BOX in answer:
+        raise Unparseable("box in a box")
     if not answer:
         raise Unparseable("empty")
     if len(answer) > MAX_LENGTH:
         raise Unparseable("too long")
-    return answer
+    return content
+
+
+def one_answer(text: str) -> str:
+    """The one answer of a text, normalised. Raises Unparseable where there is none."""
+    return normal(one_content(text))
 
 
 def without_lead_in(answer: str, until: re.Pattern[str] | None = None) -> str:
@@ -114,7 +121,8 @@ _NUMBER = re.compile(
     r"(?P<sign>[+-]?) ?(?:"
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.(?P<part>[0-9]+))?"
     r"(?: ?(?:e|(?:\\times|\\cdot|\*) ?10 ?\^) ?\{?(?P<exponent>[+-]?[0-9]{1,3})\}?)?"
-    r"|(?P<over>[0-9]+) ?/ ?(?P<under>[0-9]+)"
+    r"|(?P<over0>[0-9]+) ?/ ?(?P<under0>[0-9]+)"
+    r"|(?P<units>[0-9]+) ?\\[dt]?frac ?\{ ?(?P<over1>[0-9]+) ?\} ?\{ ?(?P<under1>[0-9]+) ?\}"
     r"|\\[dt]?frac ?\{ ?(?P<over2>-?[0-9]+) ?\} ?\{ ?(?P<under2>[0-9]+) ?\}"
     r"|\\[dt]?frac ?(?P<over3>[0-9]) ?(?P<under3>[0-9])"
     r")"
@@ -128,23 +136,21 @@ _CLOSING = {"{": "}", "(": ")"}
 
 @lru_cache(maxsize=4096)
 def number(text: str) -> Fraction | None:
-    """An integer, decimal, fraction, or number in scientific notation, exactly; None for anything else."""
+    """An integer, decimal, fraction, mixed number, or one in scientific notation, exactly; None for anything else."""
     match = _NUMBER.fullmatch(text) if len(text) <= MAX_LENGTH else None
     if match is None:
         return None
-    sign, whole, part, exponent, *fractions = match.groups()
-    over, under = next(((a, b) for a, b in zip(fractions[::2], fractions[1::2], strict=True) if b), ("", ""))
-    if max(len(whole or "") + len(part or ""), len(over), len(under)) > MAX_DIGITS:
+    parts = {name: each or "" for name, each in match.groupdict().items()}
+    whole, part, exponent = parts["whole"], parts["part"], int(parts["exponent"] or 0)
+    over, under = next(((parts[f"over{n}"], parts[f"under{n}"]) for n in range(4) if parts[f"over{n}"]), ("", ""))
+    if max(len(whole) + len(part), len(over), len(under), len(parts["units"])) > MAX_DIGITS:
         return None
+    value: Fraction | None = None
     if under:
-        value = Fraction(int(over), int(under)) if int(under) else None
-    elif whole or part:
-        power = int(exponent or 0) - len(part or "")
-        value = int((whole or "").replace(",", "") + (part or "")) * Fraction(10) ** power
-        value = value if abs(int(exponent or 0)) <= MAX_EXPONENT else None
-    else:
-        value = None
-    return -value if value is not None and sign == "-" else value
+        value = Fraction(int(parts["units"] or 0)) + Fraction(int(over), int(under)) if int(under) else None
+    elif (whole or part) and abs(exponent) <= MAX_EXPONENT:
+        value = int(whole.replace(",", "") + part) * Fraction(10) ** (exponent - len(part))
+    return -value if value is not None and parts["sign"] == "-" else value
 
 
 def check_caps(answer: str) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import resource
 import signal
 import sys
@@ -34,19 +35,34 @@ _TUPLES = frozenset({"arc_agi", "rearc"})
 """Families whose scorers compare grids of tuples, which JSON turns into lists."""
 
 
+_DECIMAL = re.compile(r"([0-9]+)\.([0-9]+)|(?<![0-9])\.([0-9]+)")
+_PRECISION = 60  # digits, twice those that a number in an answer may have
+
+
+def exact(text: str) -> str:
+    """A formula with its decimals as fractions: math-verify rounds decimals, and "3.141593" is not pi."""
+
+    def fraction(found: re.Match[str]) -> str:
+        part = found[2] or found[3]
+        return rf"{{\frac{{{found[1] or ''}{part}}}{{1{'0' * len(part)}}}}}"
+
+    return _DECIMAL.sub(fraction, text)
+
+
 def equality(gold: str, answer: str) -> str:
     """Whether two LaTeX expressions are equal: equal, different, unparseable, or gold_unparseable."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     latex = [LatexExtractionConfig()]
     sides = [
-        parse(rf"\boxed{{{text}}}", latex, fallback_mode="no_fallback", parsing_timeout=None) for text in (gold, answer)
+        parse(rf"\boxed{{{exact(text)}}}", latex, fallback_mode="no_fallback", parsing_timeout=None)
+        for text in (gold, answer)
     ]
     if not sides[0]:
         return "gold_unparseable"
     if not sides[1]:
         return "unparseable"
-    return "equal" if verify(sides[0], sides[1], timeout_seconds=None) else "different"
+    return "equal" if verify(sides[0], sides[1], numeric_precision=_PRECISION, timeout_seconds=None) else "different"
 
 
 def scored(family: str, answer: str, item: dict[str, Any]) -> str:

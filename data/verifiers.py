@@ -27,7 +27,7 @@ from fractions import Fraction
 from types import TracebackType
 from typing import Final, Protocol
 
-from data import workers
+from data import mathematics, workers
 from data.answers import (
     MAX_DIGITS,
     MAX_LENGTH,
@@ -40,20 +40,13 @@ from data.answers import (
     one_answer,
     without_lead_in,
 )
+from data.mathematics import Symbolic
 from data.prompts import Template, parse
 from data.records import Problem, Verdict
 from data.sandbox import CodeLanguage, Isolation, Jail, Limits, SandboxError, Test, choose, run
 
 MAX_GYM_LENGTH: Final = 20_000  # characters of an answer to a reasoning-gym problem, which may be a grid
 GYM: Final = "reasoning_gym"
-
-
-@dataclass(frozen=True, slots=True)
-class Symbolic:
-    """A comparison that only sympy can decide."""
-
-    gold: str
-    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,42 +242,6 @@ def _found(item: Symbolic | Gym, timeout_s: float) -> Verdict:
             return Verdict("infra_error", answer, f"{by}: {found}")
 
 
-# Mathematics.
-
-_WORDS = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)+|[^\W\d_]{3,}")
-_SEVERAL = re.compile(r"[,;，；、]|\b(?:or|and)\b|[或和]")
-_RELATION = re.compile(r"[=<>≤≥≠≈~]|\\(?:leq?|geq?|neq?|approx|sim)\b")
-
-
-def _math(text: str, problem: Problem) -> Verdict | Pending:
-    answer = one_answer(text)
-    try:
-        gold = normal((boxes(problem.solution) or [problem.solution])[-1])
-    except Unparseable as why:
-        return Verdict("infra_error", answer, f"gold: {why}")
-    if answer == gold:
-        return Verdict("correct", answer, "same text")
-    expected = number(gold)
-    found = number(answer)
-    if found is None and not _RELATION.search(gold):
-        answer = without_lead_in(answer)
-        found = number(answer)
-    if expected is not None:
-        if found is None:
-            raise Unparseable("not a number")
-        return Verdict("correct" if found == expected else "wrong", answer, "exact")
-    if answer.replace(" ", "") == gold.replace(" ", ""):
-        return Verdict("correct", answer, "same text")
-    if _WORDS.fullmatch(gold):
-        if not _WORDS.fullmatch(answer):
-            raise Unparseable("not words")
-        return Verdict("wrong", answer, "other text")
-    check_caps(answer)
-    if _SEVERAL.search(answer) and not _SEVERAL.search(gold):
-        raise Unparseable("several answers")
-    return Symbolic(gold, answer)
-
-
 # Choice.
 
 _OPTION = re.compile(r"(?:[Oo]ption |[Cc]hoice |选项?|选择)? ?\(?([A-Z])(?:\)|\b)(?:[.:、)] ?(?P<rest>.*))?")
@@ -456,7 +413,7 @@ def _opinion(text: str, problem: Problem) -> Opinion:
 
 
 VERIFIERS: Final[dict[str, Callable[[str, Problem], Verdict | Pending]]] = {
-    "math": _math,
+    "math": mathematics.judge,
     "choice": _choice,
     "code": _code,
     "expression": _expression,

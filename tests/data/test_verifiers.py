@@ -240,7 +240,7 @@ def test_equal_programs_run_once_and_verdicts_keep_their_order() -> None:
 
 
 def test_hostile_answers_spoil_none_behind_them() -> None:
-    hostile = [(problem("x+1"), zero(SLOW + f"+{n}")) for n in range(4)]
+    hostile = [(problem("x+y+z+w"), zero(SLOW + f"+{n}")) for n in range(4)]
     good = [(problem("x+1"), zero(f"{n}+x-{n - 1}")) for n in range(2, 22)]
     verdicts = verify_all([*hostile, *good, *hostile], "zero", workers=2, timeout_s=1.0)
     assert [verdict.status for verdict in verdicts] == ["timeout"] * 4 + ["correct"] * 20 + ["timeout"] * 4
