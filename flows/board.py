@@ -19,7 +19,9 @@ from prefect.artifacts import (
 
 from data.address import answers
 from data.store import read_table
+from data.waterfall import breakdown, by_reason
 from flows.display import figures_of
+from tasks.curve import CURVE, PICTURE
 from tasks.describe import figures_table
 from tasks.stage import Metrics, Step
 
@@ -78,10 +80,13 @@ class Board:
         head = f"**{step.artifact.name}** `{step.artifact.key}` in {record['wall_s']:.1f} s\n"
         told = "\n".join([head, link, figures_table(record["summary"])])
         self._owed.append(partial(create_markdown_artifact, told, f"{key_of(step)}-figures", step.artifact.name))
-        waterfall = step.artifact.folder / "waterfall.parquet"
-        if waterfall.is_file():
-            rows, title = read_table(waterfall).to_dicts(), f"{step.artifact.name}: rows in, dropped, kept"
+        if (step.artifact.folder / "waterfall.parquet").is_file():
+            rows = by_reason(breakdown(step.artifact.folder)).to_dicts()
+            title = f"{step.artifact.name}: rows in, dropped, kept"
             self._owed.append(partial(create_table_artifact, rows, f"{key_of(step)}-dropped", title))
+        if (step.artifact.folder / PICTURE).is_file():
+            rows = read_table(step.artifact.folder / CURVE).to_dicts()
+            self._owed.append(partial(create_table_artifact, rows, f"{key_of(step)}-curve", step.artifact.name))
         self._pay()
         get_run_logger().info("made %s in %.1f s", step.artifact.key, record["wall_s"])
 

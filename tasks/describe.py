@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import polars as pl
+from pathlib import Path
 
 from data.lineage import Json
+from data.waterfall import breakdown, by_reason, examples
 
 EXAMPLES = 2
 """Rows shown of each reason for which a curation dropped some."""
@@ -39,15 +39,24 @@ def describe(
     return "\n".join([*lines, "", more]) if more else "\n".join(lines)
 
 
-def waterfall(counts: pl.DataFrame, dropped: pl.DataFrame) -> str:
-    """The rows that came in, those that each reason took, and those kept, with examples of each reason."""
-    lines = ["| rows | | examples |", "|---:|---|---|"]
-    for row in counts.iter_rows(named=True):
-        of_reason = dropped.filter(pl.col("reason") == row["reason"])
-        shown = of_reason.unique("problem_id", maintain_order=True).head(EXAMPLES).iter_rows(named=True)
-        examples = "; ".join(f"`{each['id']}` {_cell(each['detail'])}" for each in shown)
-        lines.append(f"| {row['rows']:,} | {row['reason']} | {examples} |")
+def waterfall(folder: Path) -> str:
+    """The rows of a build by reason, with domains and languages, and examples with what the rule found."""
+    counts = by_reason(breakdown(folder))
+    names = [name for name in counts.columns if name not in ("reason", "rows", "share", "tokens")]
+    lines = [
+        f"| | rows | share | tokens | {' | '.join(names)} |",
+        f"|---|{'---:|' * (3 + len(names))}",
+        *(_fall(row, names) for row in counts.iter_rows(named=True)),
+        "",
+        *(f"- {each['reason']}: `{each['id']}` {_cell(each['detail'])}"
+          for each in examples(folder, EXAMPLES).iter_rows(named=True)),
+    ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _fall(row: Mapping[str, Json], names: Sequence[str]) -> str:
+    parts = " | ".join(f"{row[name]:,}" for name in names)
+    return f"| {row['reason']} | {row['rows']:,} | {100 * row['share']:.1f} % | {row['tokens']:,} | {parts} |"
 
 
 def figures_table(summary: Mapping[str, Json]) -> str:

@@ -27,6 +27,7 @@ class Content:
     models: Models
     findings: Sequence[Finding]
     drawn: Mapping[str, str]
+    waterfall: pl.DataFrame
     dropped: pl.DataFrame
     answers: Frames
     replies: Frames
@@ -340,7 +341,17 @@ def _filters(content: Content) -> str:
     )
     examples = dropped_examples(content.dropped)
     heading = "<h3>Two rows of each reason</h3>" if examples else ""
-    return _figure(content.drawn, "waterfall", caption) + heading + examples
+    return _figure(content.drawn, "waterfall", caption) + _fall(content.waterfall) + heading + examples
+
+
+def _fall(counts: pl.DataFrame) -> str:
+    """The waterfall as a table: a row for each reason, with its rows by domain and by language."""
+    names = [name for name in counts.columns if name not in ("reason", "share")]
+    rows = [
+        (escape(row["reason"].replace("_", " ")), *(f"{row[name]:,}" for name in names))
+        for row in counts.iter_rows(named=True)
+    ]
+    return _table(("", *map(escape, names)), rows, "stages")
 
 
 def _samples(content: Content) -> str:

@@ -15,6 +15,7 @@ import polars as pl
 from data.language import consistency
 from data.lineage import METRICS, Json, Judge, Policy, Report, Table, read_json, write_json
 from data.store import read_table, write_table
+from data.waterfall import breakdown, by_reason, examples
 from tasks import page
 from tasks.evaluate import EvaluationConfig, columns, curve_of, figure, scores_of, wins
 from tasks.findings import CLAIMS, Finding, Scores, find
@@ -34,7 +35,7 @@ STARTS = {"zero": "base", "dev2": "dev1", "dev2_without_language_reward": "dev1"
 """Where the training that a curve follows begins."""
 
 
-@stage(version=2, makes=Report)
+@stage(version=3, makes=Report)
 def report(
     run: Run,
     evaluations: Mapping[str, Report],
@@ -79,7 +80,8 @@ def report(
         models,
         findings,
         drawn,
-        read_table(rows.folder / "dropped.parquet"),
+        by_reason(breakdown(rows.folder)),
+        examples(rows.folder, 2),
         answers,
         replies,
         config,

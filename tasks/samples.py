@@ -49,12 +49,11 @@ def chosen(frame: pl.DataFrame, count: int) -> list[dict[str, Json]]:
 
 
 def dropped_examples(dropped: pl.DataFrame) -> str:
-    """Show two rows of each reason, of different problems, folded."""
+    """Show the rows of each reason beside one another with the rule's figures, folded. `of` is how many it took."""
     blocks = []
     for (reason,), part in dropped.group_by("reason", maintain_order=True):
-        count = f"{len(part):,} row{'s' if len(part) > 1 else ''}"
+        count = f"{part['of'][0]:,} row{'s' if part['of'][0] > 1 else ''}"
         head = f'{escape(str(reason).replace("_", " "))} <span class="soft">{count}</span>'
-        shown = part.unique("problem_id", keep="first", maintain_order=True).head(2)
         cards = "".join(
             _card(
                 escape(row["detail"] or str(reason)),
@@ -62,7 +61,7 @@ def dropped_examples(dropped: pl.DataFrame) -> str:
                 f'<span class="soft">{escape(row["id"])}</span>',
                 question=row["prompt"],
             )
-            for row in shown.iter_rows(named=True)
+            for row in part.iter_rows(named=True)
         )
         blocks.append(f'<details><summary>{head}</summary><div class="cards two">{cards}</div></details>')
     return "".join(blocks)

@@ -40,7 +40,11 @@ from sqlalchemy import Engine, event
 
 from data.address import answers
 from data.lineage import METRICS, RESUME, TIMES, Artifact, Json, Judge, Policy, Report, Table
+from data.sets import composition
 from data.store import read_table
+from data.waterfall import breakdown, by_reason
+from tasks.card import composition_table
+from tasks.curve import CURVE, PICTURE
 from tasks.describe import Link, describe, waterfall
 from tasks.stage import Metrics, Step
 
@@ -410,10 +414,25 @@ class MlflowTracker:
                 outputs.append(self._model(run_id, artifact, f"{artifact.key}-{folder.name}", folder, kind, at))
             self.client.log_outputs(run_id, outputs)
             return {"mlflow_run_id": run_id, "mlflow_model_id": outputs[0].model_id}
+        self._show_files(run_id, artifact.folder)
         if isinstance(artifact, Table):
             made = DatasetInput(self._dataset(artifact, record), [InputTag("mlflow.data.context", "output")])
             self.client.log_inputs(run_id, datasets=[made])
         return {"mlflow_run_id": run_id}
+
+    def _show_files(self, run_id: str, folder: Path) -> None:
+        """Keep what people look at beside the run: pictures, and the waterfall of a build as picture and table."""
+        from tasks import figures
+
+        for picture in sorted(folder.glob("*.svg")):
+            self.client.log_text(run_id, picture.read_text(encoding="utf-8"), picture.name)
+        if (folder / "waterfall.parquet").is_file():
+            counts = breakdown(folder)
+            self.client.log_table(run_id, counts.to_dict(as_series=False), "waterfall.json")
+            self.client.log_text(run_id, figures.waterfall(by_reason(counts)), "waterfall.svg")
+            self.client.log_text(run_id, composition_table(composition(folder)), "composition.md")
+        if (folder / PICTURE).is_file():
+            self.client.log_table(run_id, read_table(folder / CURVE).to_dict(as_series=False), "curve.json")
 
     def _model(
         self, run_id: str, artifact: Artifact, name: str, folder: Path, kind: str, at: int = 0
@@ -453,8 +472,7 @@ def assessments(row: Mapping[str, Json]) -> dict[str, float | str]:
 
 
 def _waterfall(folder: Path) -> str:
-    counts = folder / "waterfall.parquet"
-    return waterfall(read_table(counts), read_table(folder / "dropped.parquet")) if counts.is_file() else ""
+    return waterfall(folder) if (folder / "waterfall.parquet").is_file() else ""
 
 
 def _noted(artifact: Artifact, key: str) -> str:

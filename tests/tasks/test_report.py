@@ -164,6 +164,7 @@ def rejection(runs: Path) -> Table:
     )
     steps = {"reason": ["in", "mixed_language", "kept"], "rows": [1200, 200, 1000]}
     write_table(made.folder / "dropped.parquet", dropped)
+    write_table(made.folder / "kept.parquet", answers(BEHAVIOURS["r1"]))
     write_table(made.folder / "waterfall.parquet", pl.DataFrame(steps))
     return made
 
