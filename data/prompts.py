@@ -40,6 +40,13 @@ CHAT_TEMPLATE = (
 )
 """`chat` as a template of Jinja, which a checkpoint's tokenizer carries."""
 
+ZERO_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'user' %}"
+    + f"{PARAGRAPH} User: {{{{ m.content }}}} Assistant:"
+    + "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""`zero` likewise, for what was trained in it."""
+
 _ZERO = re.compile(r"\s*<think>(?P<thinking>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
 _CHAT = re.compile(r"\s*<think>(?P<thinking>.*?)</think>(?P<answer>.*)", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|answer)>")

@@ -7,9 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.lineage import METRICS, RECORD, Artifact, Policy, check, read_record
+from data.lineage import METRICS, RECORD, Artifact, Json, Policy, ancestors, check, read_json, read_record, write_json
+from data.prompts import ZERO_TEMPLATE
 from data.sets import composition, write_set
-from tasks.card import card
+from flows.chat import template_of
+from tasks.card import card, model_card
+
+TRAINED = ("finetune", "reinforce")
+"""Stages whose checkpoints are made ready for use; a base stays as it is, since its digest is its identity."""
+
+SAMPLED: dict[str, Json] = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
 
 
 def export(artifact: Artifact, folder: Path) -> Path:
@@ -22,13 +29,49 @@ def export(artifact: Artifact, folder: Path) -> Path:
 
 
 def write_checkpoint(policy: Policy, folder: Path) -> Path:
-    """Copy a checkpoint, with its record and the metrics of its training."""
+    """Copy a checkpoint, with its record and the metrics of its training.
+
+    One that was trained here asks by the template of its training, samples as it is measured (DeepSeek-R1:
+    temperature 0.6, top-p 0.95), and has a card: figures, settings, and what it was made from.
+    """
     with _new(folder) as beside:
         shutil.copytree(policy.checkpoint, beside, dirs_exist_ok=True)
+        if policy.done and policy.record()["stage"] in TRAINED:
+            _make_usable(policy, beside)
         for told in (RECORD, METRICS):
             if (policy.folder / told).is_file():
                 shutil.copyfile(policy.folder / told, beside / told)
     return folder
+
+
+def _make_usable(policy: Policy, folder: Path) -> None:
+    config = folder / "tokenizer_config.json"
+    template = template_of(policy)
+    if template == "zero":
+        write_json(config, read_json(config) | {"chat_template": ZERO_TEMPLATE})
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+    write_json(folder / "generation_config.json", read_json(folder / "generation_config.json") | SAMPLED)
+    above = [record for _, record in ancestors(policy.key, policy.runs)]
+    text = model_card(above[0], template, measured(policy), above[1:], _recipe(policy))
+    (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def measured(policy: Policy) -> dict[str, Json]:
+    """The figures of a policy by its evaluation among the runs; empty where it has none."""
+    for path in sorted(policy.runs.glob(f"evaluate-*/{RECORD}")):
+        record = read_record(path.parent)
+        if any(parent["key"] == policy.key for parent in record["parents"]):
+            return read_json(path.parent / "report.json")
+    return {}
+
+
+def _recipe(policy: Policy) -> dict[str, Json]:
+    """The recipe whose last run made the policy; empty where none did."""
+    for path in sorted(policy.runs.glob("*/report.json")):
+        keys = [f"{stage['stage']}-{stage['fingerprint']}" for stage in read_json(path).get("stages", [])]
+        if policy.key in keys and (path.parent / "recipe.json").is_file():
+            return read_json(path.parent / "recipe.json")
+    return {}
 
 
 def write_rows(built: Artifact, folder: Path) -> Path:

@@ -8,16 +8,19 @@ gets ours, spelled in its pieces.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from data.prompts import ASSISTANT, BEGIN, CHAT_TEMPLATE, TAGS, USER
+from data.prompts import ASSISTANT, BEGIN, CHAT_TEMPLATE, END, TAGS, USER
 from model.tokenizer import Tokenizer
 
-QUESTION = "12 + 30, question and answer"
+FIRST, REPLY, SECOND = "12 + 30, the first question", "a reply", "3 + 4, the second question"
 SPELLED = f"{TAGS[0]} 1 + 2 = 3 {TAGS[1]} {TAGS[2]} 3 {TAGS[3]}"
+OPENED = re.compile(rf"{TAGS[0]}\s*$")
 
 
 def fitted(tokenizer: Tokenizer) -> Tokenizer:
@@ -26,29 +29,48 @@ def fitted(tokenizer: Tokenizer) -> Tokenizer:
         return tokenizer
     if tokenizer.chat_template is None:
         tokenizer.chat_template = CHAT_TEMPLATE
-        tokenizer.spelled = {BEGIN: tokenizer.bos or ""}
-    else:
-        before, after = around_question(tokenizer)
-        tokenizer.spelled = {BEGIN + USER: before, ASSISTANT: after}
+        tokenizer.spelled = {BEGIN: tokenizer.bos or "", END: tokenizer.eos}
+        return tokenizer
+    before, after = _around(_filled(tokenizer, [("user", FIRST)]), FIRST)
+    talk = _filled(tokenizer, [("user", FIRST), ("assistant", REPLY), ("user", SECOND)])
+    between = talk.partition(REPLY)[2].partition(SECOND)[0]
+    asks = OPENED.sub("", after)
+    if asks != after:
+        tokenizer.chat_template = _plain(before, asks, between)
+    tokenizer.spelled = {BEGIN + USER: before, END + USER: between, ASSISTANT: asks}
     return tokenizer
 
 
-def around_question(tokenizer: Tokenizer) -> tuple[str, str]:
-    """What a tokenizer's chat template writes before a question, and after it up to where the answer begins."""
+def _filled(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]]) -> str:
+    """A conversation in a tokenizer's chat template, up to where the answer begins."""
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = _raise
     special = {"bos_token": tokenizer.bos, "eos_token": tokenizer.eos, "pad_token": tokenizer.pad}
     try:
-        text = environment.from_string(tokenizer.chat_template or "").render(
-            messages=[{"role": "user", "content": QUESTION}], add_generation_prompt=True,
+        return environment.from_string(tokenizer.chat_template or "").render(
+            messages=[{"role": role, "content": content} for role, content in turns], add_generation_prompt=True,
             **{name: token for name, token in special.items() if token is not None},
         )  # fmt: skip
     except (TemplateError, TypeError) as error:
         raise ValueError(f"its chat template cannot be filled in: {str(error).splitlines()[0]}") from None
-    before, found, after = text.partition(QUESTION)
+
+
+def _around(text: str, question: str) -> tuple[str, str]:
+    before, found, after = text.partition(question)
     if not found:
         raise ValueError("its chat template leaves the question out")
-    return before, re.sub(rf"{TAGS[0]}\s*$", "", after)
+    return before, after
+
+
+def _plain(before: str, after: str, between: str) -> str:
+    """A template of Jinja that writes the same and opens no thinking."""
+    first, asks, later = (json.dumps(each, ensure_ascii=False) for each in (before, after, between))
+    return (
+        f"{{% for m in messages %}}{{% if m.role == 'user' %}}"
+        f"{{{{ ({first} if loop.first else {later}) + m.content + {asks} }}}}"
+        f"{{% else %}}{{{{ m.content }}}}{{% if loop.last %}}{{{{ eos_token }}}}{{% endif %}}"
+        f"{{% endif %}}{{% endfor %}}"
+    )
 
 
 def check(tokenizer: Tokenizer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import transformers
 
-from data.prompts import CHAT_TEMPLATE, TAGS, render, written
+from data.prompts import ASSISTANT, BEGIN, CHAT_TEMPLATE, END, TAGS, USER, render, written
 from model.tokenizer import Tokenizer
 from tasks.roles import SPELLED, check, fitted
 from tests.model.families import CHATML, byte_tokenizer
@@ -35,9 +35,27 @@ def test_a_question_has_the_tokens_that_transformers_gives_it(template: str | No
     assert ("<|im_start|>user\n" + question in ours.decode(asked)) == (template is not None)
 
 
-def test_what_a_template_opens_is_left_to_the_model() -> None:
+def test_what_a_template_opens_is_left_to_the_model(tmp_path: Path) -> None:
     ours = fitted(byte_tokenizer(OPENS_THINKING))
-    assert ours.decode(ours.encode(render("1 + 1", "chat"))).endswith("<|im_start|>assistant\n")
+    asked = ours.encode(render("1 + 1", "chat"))
+    assert ours.decode(asked).endswith("1 + 1<|im_end|>\n<|im_start|>assistant\n")
+    ours.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    question = [{"role": "user", "content": "1 + 1"}]
+    assert theirs.apply_chat_template(question, add_generation_prompt=True, return_dict=False) == asked
+
+
+@pytest.mark.parametrize("template", [CHATML, OPENS_THINKING, None], ids=["chatml", "opens", "none"])
+def test_a_second_round_is_asked_as_transformers_does(template: str | None, tmp_path: Path) -> None:
+    ours = fitted(byte_tokenizer(template))
+    ours.save(tmp_path)
+    talk = [("user", "1 + 1"), ("assistant", "It is 2."), ("user", "and 2 + 2?")]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
+        [{"role": role, "content": content} for role, content in talk], add_generation_prompt=True, return_dict=False
+    )
+    prompt = f"{BEGIN}{USER}1 + 1{ASSISTANT}It is 2.{END}{USER}and 2 + 2?{ASSISTANT}"
+    assert ours.decode(ours.encode(prompt)) == ours.decode(theirs)
+    assert ours.encode(prompt) == theirs
 
 
 def test_other_texts_are_encoded_as_they_are() -> None:
