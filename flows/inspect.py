@@ -60,6 +60,8 @@ def lengths_asked(recipe: Recipe, base: str) -> dict[str, int]:
     else:
         for name in ("zero", "reasoning", "alignment"):
             lengths[f"{name}.max_completion_length"] = getattr(recipe, name).max_completion_length
+        if recipe.difficulty:
+            lengths["difficulty.max_completion_length"] = recipe.difficulty.max_completion_length
         for name in ("cold", "rejection", "preference"):
             sampling = getattr(recipe, name).generate.sampling
             lengths[f"{name}.generate.sampling.max_completion_length"] = sampling.max_completion_length

@@ -8,7 +8,7 @@ student -> SFT on that set; beside it the same student with RL alone
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from data.lineage import Judge, Policy, Report, Table
 from data.prompts import Template
@@ -24,6 +24,7 @@ from tasks.preference import label, train_judge
 from tasks.report import report
 from tasks.rollout import generate
 from tasks.sft import finetune, pretrain
+from tasks.sift import sift
 from tasks.stage import variant
 from tasks.trajectories import take
 
@@ -44,6 +45,13 @@ def ground(recipe: Recipe) -> Ground:
         collect("heldout", recipe.heldout),
         collect_general("general", recipe.general),
     )
+
+
+def sifted(recipe: Recipe, base: Policy, on: Ground) -> Ground:
+    """The same with the problems to learn from that the base solves sometimes, where the recipe asks for that."""
+    if recipe.difficulty is None:
+        return on
+    return replace(on, problems=sift("sifted_problems", base, on.problems, recipe.difficulty))
 
 
 @dataclass(frozen=True)
@@ -110,8 +118,9 @@ def alignment(recipe: Recipe, dev3: Policy, on: Ground) -> tuple[Policy, list[Ju
 
 def r1(recipe: Recipe) -> Report:
     """The whole pipeline, and its report; with several seeds, the average of theirs."""
-    on = ground(recipe)
+    collected = ground(recipe)
     begun = bases(recipe)
+    on = sifted(recipe, begun.base, collected)
     beside = direct(recipe, begun.untouched, on) if recipe.direct else Beside()
     reports = []
     for number in range(recipe.num_seeds):

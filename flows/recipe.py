@@ -26,6 +26,7 @@ from tasks.midtrain import InitialiseConfig, MidtrainConfig
 from tasks.preference import JudgeConfig, PairsConfig
 from tasks.rollout import GenerateConfig, Sampling
 from tasks.sft import PretrainConfig, SFTConfig
+from tasks.sift import DifficultyConfig
 from tasks.trajectories import TrajectoriesConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -123,6 +124,7 @@ class Recipe(Settings):
     problems: ProblemsConfig = ProblemsConfig()
     heldout: ProblemsConfig = ProblemsConfig(split="heldout", count=96, general_count=48)
     general: GeneralRowsConfig = GeneralRowsConfig()
+    difficulty: DifficultyConfig | None = Field(None, description="leave out what the base always or never solves")
     zero: GRPOConfig = GRPOConfig(template="zero")
     cold: ColdConfig = ColdConfig()
     reasoning: GRPOConfig = GRPOConfig(language_weight=1.0)
@@ -284,7 +286,7 @@ def _spread_seed(raw: Raw) -> None:
     tables = [_table(raw, name) for name in SEEDED]
     made = [(name, table) for name in ("base", "student") for table in ("pretrain", "initialise", "midtrain")]
     tables += [_table(raw, f"{name}.{table}") for name, table in made if table in _table(raw, name)]
-    tables += [_table(raw, "direct")] if "direct" in raw else []
+    tables += [_table(raw, name) for name in ("direct", "difficulty") if name in raw]
     for table in tables:
         table.setdefault("seed", raw.get("seed", 0))
 

@@ -59,6 +59,7 @@ CONTEXTS = {
     ("pretrain", "rows"): "training",
     ("reinforce", "problems"): "rollout",
     ("generate", "problems"): "rollout",
+    ("sift", "problems"): "difficulty",
     ("curate", "trajectories"): "curation",
     ("curate", "general"): "curation",
     ("curate", "heldout"): "decontamination",
