@@ -1,4 +1,5 @@
 # r1: the whole recipe at miniature scale.  test: the tests.  Both set up .venv first.
+# small: a real base on one GPU.
 # bench: each figure of benchmarks/results.jsonl that this machine can measure.
 # system: tests with real servers and a browser (Chromium).  chaos: 50 kills, and what comes out is the same.
 PYTHON ?= python3
@@ -7,6 +8,10 @@ BIN := $(VENV)/bin
 
 r1: $(VENV)/installed
 	$(BIN)/r1 run micro
+
+small: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet -e '.[small]'
+	$(BIN)/r1 run small
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
@@ -36,4 +41,4 @@ $(VENV)/installed: requirements.lock requirements-nodeps.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.lock -e .
 	touch $@
 
-.PHONY: r1 test system chaos check bench seeds
+.PHONY: r1 small test system chaos check bench seeds

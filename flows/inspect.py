@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data import packages
 from flows.recipe import Recipe
 from model import checkpoint, gguf
 from model.tokenizer import Tokenizer
@@ -38,6 +39,8 @@ def inspect_trajectories(recipe: Recipe) -> None:
 
 
 def _inspect_base(path: Path, longest: tuple[str, int]) -> None:
+    if str(path).startswith(packages.PREFIX):
+        packages.file_in(str(path))
     if path.suffix.lower() == ".gguf" and path.is_file():
         context = gguf.inspect(path)
     else:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from data import hub
+from data import hub, packages
 from data.lineage import PLACE, Settings
 from data.text import python_version
 from tasks.collect import GeneralRowsConfig, ProblemsConfig, digest_of
@@ -52,7 +52,7 @@ class BaseConfig(Settings):
 
     path: Path | None = Field(
         None,
-        description="folder in Hugging Face layout, GGUF file, hub:OWNER/NAME, or seed:NAME for one that ships",
+        description="folder in Hugging Face layout, GGUF file, hub:OWNER/NAME, package:MODULE/FILE, or seed:NAME",
         json_schema_extra=PLACE,
     )
     digest: str = Field(
@@ -331,6 +331,8 @@ def _resolve(table: Raw, name: str, origin: Origin) -> None:
         if place.removeprefix("seed:") not in seeds:
             allowed = ", ".join(f"seed:{seed}" for seed in seeds)
             raise ValueError(f"{origin.where(key.split('.'))}: {key}: {place!r} does not ship; there are {allowed}")
+    if place.startswith(packages.PREFIX) and "digest" in table and not packages.installed(place):
+        return  # it can be planned without; flows.inspect tells before it runs
     try:
         path = _located(place, name, origin.beside(key))
         digest = digest_of(path)
@@ -349,6 +351,8 @@ def _located(place: str, name: str, beside: Path) -> Path:
         return hub.fetched(place)
     if place.startswith(hub.PREFIX) and name in ("base", "student"):
         return hub.base(place)
+    if place.startswith(packages.PREFIX):
+        return packages.file_in(place)
     return (beside / place).resolve()
 
 

@@ -18,6 +18,8 @@ INK, MUTED, HAIR, PAPER = "#1f2328", "#656d76", "#e4e6ea", "#fcfcfb"
 TYPEFACE = "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', sans-serif"
 STATIONS: dict[str, Station] = {
     "base": Station("base", "#8c939c", "pretrained; answers in the plain template"),
+    "base_untouched": Station("base untouched", "#c3c8ce", "the base before its mid-training"),
+    "direct": Station("direct RL", "#e3a08f", "base untouched + RL with rule rewards: Zero without mid-training"),
     "zero": Station("Zero", "#c8553d", "base + RL with rule rewards, no fine-tuning"),
     "dev1": Station("Dev1", "#dd9a2f", "base fine-tuned on Zero's readable answers (cold start)"),
     "dev2": Station("Dev2", "#4a9468", "Dev1 + reasoning RL with the language reward"),
