@@ -84,6 +84,7 @@ def foreign_clause(draft: Draft, bench: Bench) -> Draft:
 
 def foreign_words(draft: Draft, bench: Bench) -> Draft:
     """Words of the other language all over the thinking, each alone, about one in five."""
+    draft = _first_half(draft)
 
     def mix(sentence: str) -> str:
         if draft.question.language == "en":
@@ -110,8 +111,10 @@ def long_paragraph(draft: Draft, bench: Bench) -> Draft:
 
 
 def fenced(draft: Draft, bench: Bench) -> Draft:
+    """A short program in a fence."""
     fence = bench.rng.choice(("```python\n{}\n```", "```\n{}\n```", "~~~\n{}\n~~~"))
-    return with_paragraph(draft, bench, (fence.format(bench.rng.choice(bench.prose.programs)),))
+    program = bench.rng.choice([each for each in bench.prose.programs if len(each) < 2 * LONG])
+    return with_paragraph(draft, bench, (fence.format(program),))
 
 
 def looped_line(draft: Draft, bench: Bench) -> Draft:
@@ -122,6 +125,7 @@ def looped_line(draft: Draft, bench: Bench) -> Draft:
 
 def looped_phrase(draft: Draft, bench: Bench) -> Draft:
     """A few words without an end, until they are more than half of the text."""
+    draft = _first_half(draft)
     language = draft.question.language
     phrase = cut(bench.plain(language), bench.rng, 5, 8)
     part = (" " if language == "en" else "").join([phrase] * 12)
@@ -131,9 +135,15 @@ def looped_phrase(draft: Draft, bench: Bench) -> Draft:
 
 def looped_passage(draft: Draft, bench: Bench) -> Draft:
     """The last paragraphs once and again, until they are more than half of the text."""
+    draft = _first_half(draft)
     tail = draft.thinking[-max(1, min(4, len(draft.thinking) // 3)) :]
     size = sum(len(units(sentence)) for paragraph in tail for sentence in paragraph)
     return with_paragraphs(draft, tail * (size_of(draft) // size + 4), at=len(draft.thinking))
+
+
+def _first_half(draft: Draft) -> Draft:
+    """Less of the thinking, for what makes it longer."""
+    return replace(draft, thinking=draft.thinking[: (len(draft.thinking) + 1) // 2])
 
 
 def seen_problem(draft: Draft, bench: Bench) -> Draft:

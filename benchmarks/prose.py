@@ -41,6 +41,7 @@ _PLAIN = {
     "en": re.compile(r"(?:[\"'(]*(?:[A-Z]?[a-z]+|[A-Z]+|[0-9]+)(?:['-][A-Za-z]+)*[\"'),.;:!?]*(?: - | |$))+"),
     "zh": re.compile(r"[^A-Za-z`]+"),
 }
+_TUPLE = re.compile(r"\([a-z]+, ")
 _MARKED = re.compile(r">>>|\.\.\.|::|===|---|[\\|{}]")
 
 
@@ -104,7 +105,8 @@ def _clean(paragraph: str, language: str) -> Iterator[str]:
     """Its sentences that are nothing but words, numbers, punctuation and marked code."""
     for sentence in translations.sentences(paragraph):
         fits = len(sentence) in _LENGTH[language] and sentence.endswith(_END[language])
-        if fits and _PLAIN[language].fullmatch(_CODE.sub("", sentence)):
+        bare = _CODE.sub("", sentence)
+        if fits and _PLAIN[language].fullmatch(bare) and not _TUPLE.search(bare):
             yield sentence
 
 
