@@ -70,6 +70,9 @@ class RowDecoder(Protocol):
         """Append one token to every row -> logits (B, V). No row is then longer than `longest`."""
         ...
 
+    def close(self) -> None:
+        """The samples are made."""
+
 
 class Board:
     """The rows that decode together. Ended rows leave in one go when enough have, and waiting groups enter.

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from model import kernels
 from model.attention import LATENT_EPS, LatentCache
-from model.config import ModelConfig
 from model.decode import Decoder, Layer
 from model.moe import MLP, MoE, can_route, expert_weights
+from model.slots import Captured, SlotCache, bucket
 from model.transformer import Block, Transformer
 
 WIDE = 16  # hidden sizes up to which all experts together are one product, read whole as a full batch reads them
@@ -30,65 +30,12 @@ FEW = 16  # rows up to which a step costs about the same, so that a graph of mor
 LEAST_TOKENS = 128  # of a row, that are worth a program of their own
 
 
-def bucket(rows: int) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is not below `rows`."""
-    power = 1 << max(0, rows - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and rows <= power * 3 // 4 else power
-
-
-class SlotCache(LatentCache):
-    """A cache of fixed place and size, so that a captured step finds it. Rows fill its slots from the first on."""
-
-    def __init__(self, config: ModelConfig, like: Tensor, layers: int, rows: int, tokens: int) -> None:
-        self.data = like.new_empty(layers, rows, tokens, config.latent_dim)
-        self.slots = torch.zeros(rows, dtype=torch.long, device=like.device)
-        self.count = 0
-
-    @property
-    def lengths(self) -> Tensor:  # type: ignore[override]
-        return self.slots[: self.count]
-
-    def reserve(self, capacity: int, ahead: int = 0) -> None:
-        """Raises ValueError where rows of `capacity` tokens do not fit: nothing is moved."""
-        if capacity > self.capacity:
-            raise ValueError(f"{capacity} tokens do not fit a cache of {self.capacity}")
+class KernelCache(SlotCache):
+    """Slots that kernels read: they see by the lengths, not by a bias."""
 
     def bias(self, longest: int, width: int = 1) -> Tensor:
-        """(B, width, 0): the kernels see by the lengths."""
+        """(B, width, 0)."""
         return torch.empty(self.count, width, 0, device=self.slots.device)
-
-    def extend(self, latents_LBTK: Tensor, lengths_B: Tensor) -> None:
-        added = slice(self.count, self.count + len(lengths_B))
-        self.data[:, added, : latents_LBTK.shape[2]] = latents_LBTK
-        self.slots[added] = lengths_B
-        self.count = added.stop
-
-    def select(self, rows: Tensor, longest: int) -> None:
-        for layer in self.data:
-            layer[: len(rows), :longest] = layer[:, :longest].index_select(0, rows)
-        kept = self.slots.index_select(0, rows)
-        self.count = len(rows)
-        self.slots.zero_()
-        self.slots[: self.count] = kept
-
-
-class Captured:
-    """Work on fixed tensors, recorded once; it must be such that doing it twice does no harm."""
-
-    def __init__(self, work: Callable[[], tuple[Tensor, ...]], pool: Any) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            work()  # compiles kernels, makes workspaces
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
-            self.result = work()
-
-    def __call__(self) -> tuple[Tensor, ...]:
-        """The same tensors each time, overwritten by the next call."""
-        self.graph.replay()
-        return self.result
 
 
 class CudaDecoder(Decoder):
@@ -114,7 +61,7 @@ class CudaDecoder(Decoder):
 
     def new_cache(self, rows: int, tokens: int) -> LatentCache:
         layers = len(self.layers) + (self.drafting is not None)
-        return SlotCache(self.config, self.head, layers, bucket(rows), tokens)
+        return KernelCache(self.head.new_empty(layers, bucket(rows), tokens, self.config.latent_dim))
 
     def step(self, tokens_B: Tensor, cache: LatentCache, longest: int) -> Tensor:
         logits, _ = self.captured("step", self.verify, cache, tokens_B[:, None])
@@ -146,19 +93,12 @@ class CudaDecoder(Decoder):
         key = rows, *what
         if key not in self.graphs:
             fixed = [each.new_zeros(rows, *each.shape[1:]) for each in given]
-            view = _first_rows(cache, rows)
+            view = cache.first(rows)
             self.graphs[key] = fixed, Captured(lambda: work(*fixed, view), self.pool)
         fixed, captured = self.graphs[key]
         for place, each in zip(fixed, given, strict=True):
             place[:count] = each
         return tuple(each[:count] for each in captured())
-
-
-def _first_rows(cache: SlotCache, rows: int) -> SlotCache:
-    """The same storage, of which so many rows count."""
-    view = SlotCache.__new__(SlotCache)
-    view.data, view.slots, view.count = cache.data, cache.slots, rows
-    return view
 
 
 class KernelAttention:

@@ -104,6 +104,9 @@ class Decoder:
         rows = torch.arange(len(picked_B), device=picked_B.device)
         return F.linear(self._mtp.shared_head["norm"](x.unflatten(0, following_BW.shape)[rows, picked_B]), self.head)
 
+    def close(self) -> None:
+        """The samples are made."""
+
     def captured(
         self, name: str, work: Callable[..., tuple[Tensor, ...]], cache: LatentCache, *given: Tensor
     ) -> tuple[Tensor, ...]:

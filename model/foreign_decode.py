@@ -66,10 +66,17 @@ class ForeignDecoder:
         kept = DynamicCache()
         hidden = self.backbone(input_ids=tokens_BT, past_key_values=kept, use_cache=True).last_hidden_state
         entries = torch.stack([_side_by_side(layer.keys, layer.values) for layer in kept.layers])
-        return entries, self._logits(hidden[torch.arange(len(hidden), device=self.device), lengths_B - 1])
+        last = hidden[torch.arange(len(hidden), device=self.device), lengths_B - 1]
+        return entries, self._logits(last) / self.temperature
 
     def step(self, tokens_B: Tensor, cache: LatentCache, longest: int) -> Tensor:
         """Append one token to every row -> logits (B, V). No row is then longer than `longest`."""
+        logits = self.forward(tokens_B, cache, longest)
+        cache.advance()
+        return logits / self.temperature
+
+    def forward(self, tokens_B: Tensor, cache: LatentCache, longest: int) -> Tensor:
+        """Logits (B, V) of `step`, at temperature 1; the token counts once the cache advances."""
         hidden = self.backbone(
             input_ids=tokens_B[:, None],
             position_ids=cache.lengths[:, None],
@@ -77,8 +84,10 @@ class ForeignDecoder:
             past_key_values=Appending(cache, longest),
             use_cache=True,
         ).last_hidden_state
-        cache.advance()
         return self._logits(hidden[:, 0])
+
+    def close(self) -> None:
+        """The samples are made."""
 
     def _mask(self, cache: LatentCache, longest: int) -> Any:
         """(B, 1, 1, T) to add to scores, one for each kind of attention where layers differ in it."""
@@ -90,11 +99,15 @@ class ForeignDecoder:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _logits(self, hidden_BD: Tensor) -> Tensor:
-        return F.linear(hidden_BD, self.head).float() / self.temperature
+        return F.linear(hidden_BD, self.head).float()
 
 
 def foreign_decoder(model: ForeignModel, temperature: float) -> ForeignDecoder:
     """The decoder for the device that the model is on."""
+    if model.head.is_cuda:
+        from model.foreign_capture import on_gpu
+
+        return on_gpu(model, temperature)
     return ForeignDecoder(model, temperature)
 
 

@@ -76,7 +76,8 @@ def sample(
                     board.report(on_sample)
                 if on_progress:
                     on_progress(board.ended, total)
-            flat = iter(board.read(range(total)))
+            flat = iter(list(board.read(range(total))))
+            decoder.close()
     finally:
         model.train(training)
     return [[next(flat) for _ in row] for row in seeds]

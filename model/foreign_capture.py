@@ -1,0 +1,125 @@
+"""Decoding of models of transformers on a GPU: a bfloat16 copy of the weights, and steps captured in CUDA graphs.
+
+There is a graph for each bucket of rows and of tokens, over a cache that stays where it is. Decoder, copy and
+graphs are kept from one call to the next, as long as the model lives; before each, the copy takes over the
+weights, which training has moved. A cache that is too large to lie idle while the model trains is given up,
+and the graphs with it.
+
+Shapes: B rows, L layers, T tokens, K entry of the cache, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from model.attention import LatentCache
+from model.foreign import ForeignModel
+from model.foreign_decode import ForeignDecoder
+from model.slots import Captured, SlotCache, bucket
+
+WIDTH = 256  # tokens by which what a step attends to grows
+FILLED = 0.8  # part of the free memory that a cache may take
+KEPT_BYTES = 4 * 2**30  # a larger cache does not outlive its samples
+UNCAPTURED_ROPES = {"dynamic", "longrope"}  # they ask the CPU for the longest position
+
+Work = Callable[[], tuple[Tensor, ...]]
+_kept: WeakKeyDictionary[ForeignModel, CapturingDecoder] = WeakKeyDictionary()
+
+
+class CapturingDecoder(ForeignDecoder):
+    """A decoder of many calls: `begin` before the samples of one, `close` after them.
+
+    `capture` records a step and returns what replays it.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: ForeignModel, kind: torch.dtype, capture: Callable[[Work], Work], width: int) -> None:
+        self.own = ForeignModel(in_type(model.inner, kind))
+        super().__init__(self.own)
+        self.capture, self.grain = capture, width
+        self.cache: SlotCache | None = None
+        self.graphs: dict[tuple[int, int], tuple[Tensor, Work]] = {}
+
+    @torch.no_grad()
+    def begin(self, model: ForeignModel, temperature: float) -> CapturingDecoder:
+        """Take over the weights of the model that this decoder was made for."""
+        for own, theirs in zip(self.own.inner.parameters(), model.inner.parameters(), strict=True):
+            if own.data_ptr() != theirs.data_ptr():
+                own.copy_(theirs)
+        self.temperature = temperature
+        return self
+
+    def close(self) -> None:
+        if self.cache is not None and self.cache.data.nbytes > KEPT_BYTES:
+            self.cache = None
+            self.graphs.clear()
+
+    def rows_that_fit(self, tokens: int) -> int | None:
+        if not self.head.is_cuda:
+            return None
+        row = self.layers * tokens * self.width * self.head.element_size()
+        free = torch.cuda.mem_get_info(self.device)[0]
+        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        kept = self.cache.data.nbytes if self.cache is not None else 0
+        return max(1, int(FILLED * (free + unused + kept)) // row)
+
+    def new_cache(self, rows: int, tokens: int) -> LatentCache:
+        """The cache of the last call where that is large enough, without rows."""
+        rows = bucket(max(1, rows))
+        if self.cache is None or len(self.cache.slots) < rows or self.cache.capacity < tokens:
+            self.graphs.clear()
+            self.cache = None  # so that there is room for the new one
+            self.cache = SlotCache(self.head.new_zeros(self.layers, rows, tokens, self.width))
+        self.cache.clear()
+        return self.cache
+
+    def step(self, tokens_B: Tensor, cache: LatentCache, longest: int) -> Tensor:
+        assert isinstance(cache, SlotCache)
+        count = len(tokens_B)
+        rows = min(bucket(count), len(cache.slots))
+        width = min(-(-longest // self.grain) * self.grain, cache.capacity)
+        if (rows, width) not in self.graphs:
+            fixed = tokens_B.new_zeros(rows)
+            work = partial(self._work, fixed, cache.first(rows), width)
+            self.graphs[rows, width] = fixed, self.capture(work)
+        fixed, replay = self.graphs[rows, width]
+        fixed[:count] = tokens_B
+        [logits] = replay()
+        cache.advance()
+        return logits[:count] / self.temperature
+
+    def _work(self, tokens_B: Tensor, cache: SlotCache, longest: int) -> tuple[Tensor, ...]:
+        return (self.forward(tokens_B, cache, longest),)
+
+
+def in_type(inner: Any, kind: torch.dtype) -> Any:
+    """A model of transformers with its weights in another type, buffers as they are; itself where they are in it."""
+    if all(weight.dtype == kind for weight in inner.parameters()):
+        return inner
+    weights = {id(w): nn.Parameter(w.detach().to(kind, copy=True), requires_grad=False) for w in inner.parameters()}
+    return copy.deepcopy(inner, dict(weights))
+
+
+def on_gpu(model: ForeignModel, temperature: float) -> CapturingDecoder:
+    """The decoder that is kept for a model on a GPU, ready for its samples."""
+    if model not in _kept:
+        pool = torch.cuda.graph_pool_handle()
+        rope = getattr(model.config, "rope_parameters", None) or {}
+        plain = rope.get("rope_type") in UNCAPTURED_ROPES
+        _kept[model] = CapturingDecoder(model, torch.bfloat16, _as_it_is if plain else partial(_captured, pool), WIDTH)
+    return _kept[model].begin(model, temperature)
+
+
+def _captured(pool: Any, work: Work) -> Work:
+    return Captured(work, pool)
+
+
+def _as_it_is(work: Work) -> Work:
+    return work
