@@ -33,7 +33,7 @@ from data.store import write_table
 
 ROWS_OF_A_BUCKET: Final = 200_000
 MUCH: Final = 64 << 20
-"""Bytes of input from which on several processes are worth their start."""
+"""Bytes of input from which on several processes and machine code are worth their start."""
 
 OVER_QUOTA: Final = "over_quota"
 Progress = Callable[[int, int], None]
@@ -43,8 +43,10 @@ def readable_filters() -> list[FilterConfig]:
     """The filters that the paper names, with what it implies: right, readable, in one language, new."""
     return [
         filters.NotCorrect(),
-        filters.Malformed(),
+        filters.NoThinking(),
+        filters.NoSummary(),
         filters.Truncated(),
+        filters.Malformed(),
         filters.MixedLanguage(),
         filters.LongParagraph(),
         filters.CodeBlock(),
@@ -132,9 +134,9 @@ def _job(given: Input, config: BuildConfig, workspace: Path, shard_bytes: int) -
     rows = sum(shard.rows for shard in trajectories)
     if not rows:
         raise ValueError(f"{given.trajectories}: no trajectory in it")
-    job = Job(
-        workspace, tuple(config.filters), config.rewrite, trajectories, general, buckets=-(-rows // ROWS_OF_A_BUCKET)
-    )
+    many = sum(file.stat().st_size for file in {shard.file for shard in trajectories}) >= MUCH
+    buckets = -(-rows // ROWS_OF_A_BUCKET)
+    job = Job(workspace, tuple(config.filters), config.rewrite, trajectories, general, buckets, many)
     plan = {"config": canonical(config), "shards": [_identity(shard) for shard in job.shards]}
     if not (workspace / "plan.json").is_file() or read_json(workspace / "plan.json") != plan:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -152,8 +154,7 @@ def _identity(shard: Shard) -> list[Json]:
 
 def _workers(job: Job, wanted: int | None) -> int:
     if wanted is None:
-        much = sum(file.stat().st_size for file in {shard.file for shard in job.shards}) >= MUCH
-        return len(os.sched_getaffinity(0)) if much else 0
+        return len(os.sched_getaffinity(0)) if job.many else 0
     return wanted
 
 

@@ -45,6 +45,7 @@ CLEAR: Final = 0.9  # fastText's confidence in the target from which two windows
 SURE: Final = 0.5  # fastText's confidence from which a whole text's label is believed
 
 _FLOOR: Final = 0.01  # the least that a window's probability of a language counts as
+_MOST: Final = log(1.01 / _FLOOR) - PRIOR  # the most that a window adds to a span's evidence
 _ASIDE: Final = 100  # characters of a quotation or bracket
 
 _HAN = r"\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
@@ -110,6 +111,8 @@ _BREAK = re.compile(r"[,;:，；：、()（）\"“”\n]")
 _PARTICLES: Final = frozenset(
     ["and", "at", "by", "de", "der", "for", "from", "in", "la", "of", "on", "the", "to", "van", "von", "with"]
 )
+_CAPITALS = re.compile(b"\x01\x01+")
+_RARE_WINDOW = re.compile(rb"(?=\0\0.|\0.\0|.\0\0)", re.DOTALL)
 _RARE_PAIR = re.compile(rb"\0[\0\1]{0,%d}\0" % (WINDOW - 2))
 
 REFLECTION_WORDS: Final[tuple[str, ...]] = (
@@ -333,7 +336,7 @@ def _is_name(words: Sequence[str]) -> bool:
     capitals = [word for word in words if word[0].isupper() and word.lower() not in _PARTICLES]
     if capitals and all(word in capitals or word.lower() in _PARTICLES for word in words):
         return not any(word.lower() in _OPENERS for word in capitals)
-    return len(words) <= 2 and not all(word.lower() in _english() or word.lower() in _OPENERS for word in words)
+    return len(words) <= 2 and not all(word.lower() in common_english() or word.lower() in _OPENERS for word in words)
 
 
 def _judge(words: list[str], target: str, script: str) -> list[str]:
@@ -344,8 +347,9 @@ def _judge(words: list[str], target: str, script: str) -> list[str]:
     languages = [target] * len(words)
     if not words or (target == "en" and not _RARE_PAIR.search(_common(words))):
         return languages
-    capital = [False, *(word[0].isupper() for word in words), False]
-    places = [at for at in range(len(words)) if not (capital[at + 1] and (capital[at] or capital[at + 2]))]
+    capital = bytes([0, *[word[0].isupper() for word in words], 0])
+    named = {at for match in _CAPITALS.finditer(capital) for at in range(match.start() - 1, match.end() - 1)}
+    places = [at for at in range(len(words)) if at not in named] if named else list(range(len(words)))
     asked = [words[at] for at in places]
     for first, last, language in _foreign(_ask(asked, _suspicious(asked, target), target, script)):
         for at in places[first : last + WINDOW]:
@@ -355,7 +359,7 @@ def _judge(words: list[str], target: str, script: str) -> list[str]:
 
 def _common(words: list[str]) -> bytes:
     """1 for each common English word, 0 for others."""
-    return bytes(map(_english().__contains__, map(str.lower, words)))
+    return bytes(map(common_english().__contains__, " ".join(words).lower().split(" ")))
 
 
 def _suspicious(words: list[str], target: str) -> list[int]:
@@ -363,8 +367,7 @@ def _suspicious(words: list[str], target: str) -> list[int]:
     not common, else those in a wider window that is not clearly of the target."""
     starts = range(len(words) - WINDOW + 1)
     if target == "en":
-        common = _common(words)
-        return [start for start in starts if common.count(0, start, start + WINDOW) >= 2]
+        return _telling([match.start() for match in _RARE_WINDOW.finditer(_common(words))])
     places = range(0, max(1, len(words) - WINDOW), WINDOW)
     doubtful = bytearray(len(words) + 2 * WINDOW)
     verdicts = identify([" ".join(words[place : place + 2 * WINDOW]) for place in places])
@@ -372,6 +375,25 @@ def _suspicious(words: list[str], target: str) -> list[int]:
         if language != target or confidence < CLEAR:
             doubtful[place : place + 2 * WINDOW] = bytes([1]) * 2 * WINDOW
     return [start for start in starts if doubtful[start] or doubtful[start + WINDOW - 1]]
+
+
+def _telling(starts: list[int]) -> list[int]:
+    """Those of the windows whose span would be foreign if each were as foreign as a window can be: `_foreign` finds
+    nothing in the others."""
+    kept: list[int] = []
+    span: list[int] = []
+    total = best = 0.0
+    before = 0
+    for at in starts:
+        total -= PRIOR * (at - before - 1)
+        if total <= 0:
+            kept += span if best >= EVIDENCE else []
+            span, total, best = [], 0.0, 0.0
+        total += _MOST
+        best = max(best, total)
+        span.append(at)
+        before = at
+    return kept + (span if best >= EVIDENCE else [])
 
 
 def _ask(words: list[str], starts: list[int], target: str, script: str) -> list[tuple[int, float, str]]:
@@ -411,8 +433,14 @@ def _foreign(windows: list[tuple[int, float, str]]) -> Iterator[tuple[int, int, 
             best, last = total, at
 
 
+def scripts() -> dict[str, str]:
+    """The characters of each script as those of a regular expression's class; kana by themselves."""
+    return {**_SCRIPTS, "han": _HAN, "kana": _KANA}
+
+
 @cache
-def _english() -> frozenset[str]:
+def common_english() -> frozenset[str]:
+    """Common English words, in lower case."""
     return frozenset((Path(__file__).parent / "seeds/english.txt").read_text(encoding="utf-8").split())
 
 

@@ -27,11 +27,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.filters import Context, FilterConfig, GroupFilter, with_language
+from data.filters import Contaminated, Context, FilterConfig, GroupFilter, Repetition, with_language
 from data.filters.kinds import KEPT_FACTS
 from data.language import consistency
 from data.prompts import ASSISTANT, BEGIN, TAGS, USER
 from data.records import Row
+from data.scan import measured, taken_apart
 from data.shards import Column, Shard, read
 from data.world.graded import GRADED
 from data.world.rewrite import summary, translate
@@ -39,11 +40,13 @@ from data.world.rewrite import summary, translate
 TRAJECTORY: Final[Mapping[str, Column]] = {
     **dict.fromkeys(("id", "problem_id", "family", "language", "prompt", "completion"), Column("text", nullable=False)),
     "tokens": Column("whole", nullable=False),
-    **dict.fromkeys(("verifier", "thinking", "answer", "finish", "verdict", "reason_detail"), Column("text")),
-    "well_formed": Column("truth"),
-    "consistency": Column("number"),
+    **dict.fromkeys(("verifier", "finish", "verdict", "reason_detail"), Column("text")),
+    **dict.fromkeys(("thinking", "answer"), Column("text", optional=True)),
+    "well_formed": Column("truth", optional=True),
+    "consistency": Column("number", optional=True),
 }
-"""Columns that a build reads of a trajectory; others are carried along."""
+"""Columns that a build reads of a trajectory; others are carried along. A table without `thinking` holds completions in
+the chat template, which are taken apart here."""
 
 ROW: Final[Mapping[str, Column]] = dict.fromkeys(Row.__dataclass_fields__, Column("text", nullable=False))
 BIN: Final = 4096  # rows of a row group of what comes out
@@ -63,6 +66,7 @@ class Job:
     trajectories: tuple[Shard, ...]
     general: tuple[Shard, ...]
     buckets: int
+    many: bool
 
     def file(self, name: str, number: int | str) -> Path:
         """Where a pass writes what it makes of a shard, bucket or table."""
@@ -107,8 +111,14 @@ def _context(workspace: Path) -> Context:
 
 
 def _trajectories(job: Job, number: int) -> pl.DataFrame:
-    frame = read(job.trajectories[number], TRAJECTORY)
+    frame = taken_apart(read(job.trajectories[number], TRAJECTORY))
     return rewritten(frame) if job.rewrite else frame
+
+
+def _measured(job: Job, frame: pl.DataFrame) -> pl.DataFrame:
+    run = next((each.ngram for each in job.filters if isinstance(each, Contaminated)), 10)
+    gram = next((each.ngram for each in job.filters if isinstance(each, Repetition)), 8)
+    return measured(frame, tuple(_context(job.workspace).evaluation), run, gram)
 
 
 def rewritten(frame: pl.DataFrame) -> pl.DataFrame:
@@ -144,6 +154,8 @@ def scan(job: Job, number: int, path: Path) -> None:
     facts = alive.select("place", *KEPT_FACTS)
     fired = alive.select("place", pl.lit(job.kept, pl.Int32).alias("fired"), pl.lit(None, pl.String).alias("detail"))
     for order, each in enumerate(job.filters):
+        if job.many and "walk.lines" not in alive.columns and (isinstance(each, GroupFilter) or each.measured):
+            alive = _measured(job, alive)
         if isinstance(each, GroupFilter):
             columns = pl.DataFrame([alive["place"], *each.facts(alive)])
             facts = facts.join(columns, on="place", how="left", maintain_order="left")
@@ -192,7 +204,7 @@ def look(job: Job, number: int, path: Path) -> None:
         frame = pl.DataFrame(schema=dict.fromkeys(TRAJECTORY, pl.String) | {"place": pl.UInt32})
     else:
         frame = _trajectories(job, number).with_row_index("place")[places]
-    looks = [column for _, each in _group_filters(job) for column in each.looks(frame)]
+    looks = [column for _, each in _group_filters(job) for column in each.looks(frame, job.many)]
     pl.DataFrame(
         [
             pl.Series("shard", [number], pl.Int32).new_from_index(0, len(frame)),

@@ -43,10 +43,11 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a column has to be: "text", "whole", "number" or "truth", and whether a row may lack it."""
+    """What a column has to be: "text", "whole", "number" or "truth", whether a row may lack it, and a table."""
 
     kind: str
     nullable: bool = True
+    optional: bool = False
 
 
 def files_of(path: Path) -> list[Path]:
@@ -83,10 +84,12 @@ def _divided(file: Path, columns: Mapping[str, Column], size: int) -> list[Shard
 
 
 def _check(file: Path, schema: pa.Schema, columns: Mapping[str, Column]) -> None:
-    missing = [name for name in columns if name not in schema.names]
+    missing = [name for name, column in columns.items() if name not in schema.names and not column.optional]
     if missing:
         raise ValueError(f"{file}: no column {', '.join(missing)}; it has {', '.join(schema.names)}")
     for name, column in columns.items():
+        if name not in schema.names:
+            continue
         said, fits = _KINDS[column.kind]
         kind = schema.field(name).type
         if not fits(kind) and not (kinds.is_null(kind) and column.nullable):

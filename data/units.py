@@ -29,6 +29,9 @@ NUMERAL: Final = re.compile(
 )
 """What two near duplicates must have in common, one by one: a slip in one digit is what makes a text worth keeping."""
 
+LINE_UNITS: Final = 3
+"""A line of fewer units may come back as often as it likes."""
+
 MASK: Final = 2**64 - 1
 PRIME: Final = 0x100000001B3
 BASIS: Final = 0xCBF29CE484222325

@@ -23,13 +23,17 @@ from data.filters.groups import Duplicate, NearDuplicate, Surplus
 from data.filters.kinds import Context, GroupFilter, RowFilter
 from data.filters.rows import (
     CodeBlock,
+    Compressible,
     Contaminated,
     LongParagraph,
     Malformed,
     MixedLanguage,
+    NoSummary,
     NotCorrect,
+    NoThinking,
     OverLong,
     Repetition,
+    SummaryLanguage,
     Truncated,
 )
 from data.language import consistency, reflection_count
@@ -37,6 +41,7 @@ from data.units import units
 
 __all__ = [
     "CodeBlock",
+    "Compressible",
     "Contaminated",
     "Context",
     "Duplicate",
@@ -46,10 +51,13 @@ __all__ = [
     "Malformed",
     "MixedLanguage",
     "NearDuplicate",
+    "NoSummary",
+    "NoThinking",
     "NotCorrect",
     "OverLong",
     "Repetition",
     "RowFilter",
+    "SummaryLanguage",
     "Surplus",
     "Truncated",
     "apply",
@@ -61,11 +69,15 @@ __all__ = [
 FilterConfig = Annotated[
     NotCorrect
     | Malformed
+    | NoThinking
+    | NoSummary
     | Truncated
     | OverLong
     | MixedLanguage
+    | SummaryLanguage
     | LongParagraph
     | CodeBlock
+    | Compressible
     | Repetition
     | Contaminated
     | Duplicate

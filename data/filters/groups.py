@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Callable
 from typing import Literal
 
 import polars as pl
 from pydantic import Field
 
-from data.filters.kinds import GroupFilter, details_of, texts
+from data.filters.kinds import GroupFilter, details_of
+from data.scan import runs
 from data.store import query
+from data.trajectories import texts
 from data.units import numerals, run_hash, run_hashes, unit_hash, units
 
 
@@ -21,12 +24,21 @@ class Duplicate(GroupFilter):
 
     def facts(self, frame: pl.DataFrame) -> list[pl.Series]:
         """A digest of the text after normalisation."""
-        return [pl.Series("same_text", map(same_text, texts(frame)), pl.Binary)]
+        return [_measure(frame, "same_text", same_text, pl.Binary())]
 
     def details(self, facts: pl.DataFrame) -> pl.Series:
         """Id of the response that stays: the first by id."""
         first = pl.col("id").first().over("problem_id", "same_text")
         return facts.select(pl.when(first != pl.col("id")).then(first).alias("detail")).to_series()
+
+
+def _measure(frame: pl.DataFrame, name: str, function: Callable[[str], object], dtype: pl.DataType) -> pl.Series:
+    """A function of each row's text: read off the table where it was measured."""
+    if f"walk.{name}" not in frame.columns:
+        return pl.Series(name, map(function, texts(frame)), dtype)
+    known = frame[f"walk.{name}"].rename(name)
+    rows = known.is_null().arg_true()
+    return known.scatter(rows, pl.Series(map(function, texts(frame[rows])), dtype=dtype)) if len(rows) else known
 
 
 def same_text(text: str) -> bytes:
@@ -48,15 +60,20 @@ class NearDuplicate(GroupFilter):
 
     def facts(self, frame: pl.DataFrame) -> list[pl.Series]:
         """A hash of the numerals in order: only texts that share it need to be compared."""
-        return [pl.Series("numerals", map(numerals_hash, texts(frame)), pl.UInt64)]
+        return [_measure(frame, "numerals", numerals_hash, pl.UInt64())]
 
     def suspects(self, facts: pl.DataFrame) -> pl.Series:
         """Rows that share their problem and their numerals with another."""
         return facts.select((pl.len().over("problem_id", "numerals") > 1).alias("suspect")).to_series()
 
-    def looks(self, frame: pl.DataFrame) -> list[pl.Series]:
+    def looks(self, frame: pl.DataFrame, many: bool = False) -> list[pl.Series]:
         """The shingles' hashes."""
-        shingles = [sorted(run_hashes(units(text), self.shingle)) for text in texts(frame)]
+        text = texts(frame)
+        known = runs(text, self.shingle) if many else [None] * len(text)
+        shingles = [
+            sorted(run_hashes(units(each), self.shingle)) if found is None else found
+            for each, found in zip(text, known, strict=True)
+        ]
         return [pl.Series("shingles", shingles, pl.List(pl.UInt64))]
 
     def details(self, facts: pl.DataFrame) -> pl.Series:

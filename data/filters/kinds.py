@@ -8,8 +8,9 @@ names the rows whose texts it has to see once more (`suspects`), and takes what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import polars as pl
 
@@ -25,7 +26,9 @@ class Context:
 
 
 class RowFilter(Settings):
-    """A filter that looks at one row at a time."""
+    """A filter that looks at one row at a time. `measured` says whether it reads the measures of `data.scan`."""
+
+    measured: ClassVar[bool] = False
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """Text for the rows to drop, null for the others."""
@@ -55,8 +58,8 @@ class GroupFilter(Settings):
         """Whether a row's text has to be seen again, given the facts of whole problems; None where none has."""
         return None
 
-    def looks(self, frame: pl.DataFrame) -> list[pl.Series]:
-        """What has to be known of the suspects, as columns; null for the other rows."""
+    def looks(self, frame: pl.DataFrame, many: bool = False) -> list[pl.Series]:
+        """What has to be known of the suspects, as columns; `many` says that machine code pays."""
         return []
 
     def details(self, facts: pl.DataFrame) -> pl.Series:
@@ -68,15 +71,17 @@ KEPT_FACTS = ("id", "problem_id", "family", "language", "tokens")
 """Columns of the trajectories that every group filter can read."""
 
 
-def texts(frame: pl.DataFrame) -> pl.Series:
-    """Thinking and answer of each row as they would be trained on; the completion where these are not known."""
-    whole = pl.concat_str("thinking", "answer", separator="\n")  # null where either is
-    return frame.select(pl.coalesce(whole, "completion").fill_null("").alias("text")).to_series()
-
-
-def thinking() -> pl.Expr:
-    """The thinking of each row; the completion where it is not known."""
-    return pl.coalesce("thinking", "completion").fill_null("")
+def asked(
+    frame: pl.DataFrame, measure: str, doubt: pl.Expr, judge: Callable[..., str | None], *columns: pl.Series
+) -> pl.Series:
+    """Details by a function of some columns, asked about the rows only that a measure leaves in doubt, or knows
+    nothing of; about all where nothing was measured (`data.scan`)."""
+    if f"walk.{measure}" not in frame.columns:
+        return details_of(map(judge, *columns))
+    rows = frame.select((doubt | pl.col(f"walk.{measure}").is_null()).arg_true()).to_series()
+    found = details_of(map(judge, *(column.gather(rows) for column in columns)))
+    nothing = pl.Series("detail", [None], pl.String).new_from_index(0, len(frame))
+    return nothing.scatter(rows, found) if len(rows) else nothing
 
 
 def details_of(values: Iterable[str | None]) -> pl.Series:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
-from math import isnan
+from functools import partial
 from typing import Literal
 
 import polars as pl
 from pydantic import Field
 
-from data.filters.kinds import Context, Expression, RowFilter, details_of, texts, thinking
-from data.language import MAX_FOREIGN_SPAN, MIN_CONSISTENCY, consistency
-from data.units import SENTENCE_END, ngrams, parts, signed_units, units
-
-_UNIT = r"\p{Han}|[0-9]+(?:\.[0-9]+)?|[\p{L}--\p{Han}]+"
-_LOOP_UNITS = 3  # a line shorter than this may come back as often as it likes
+from data.filters.kinds import Context, Expression, RowFilter, asked, details_of
+from data.language import MIN_CONSISTENCY, consistency
+from data.prompts import TAGS
+from data.scan import one_language
+from data.trajectories import evaluation_parts, texts, thinking, thinking_of
+from data.units import FENCED, LINE_UNITS, PARAGRAPH_END, SENTENCE_END, ngrams, parts, signed_units, units
 
 
 class NotCorrect(Expression):
@@ -27,6 +28,31 @@ class NotCorrect(Expression):
         return pl.when(verdict != "correct").then(
             pl.concat_str(verdict, pl.col("reason_detail").fill_null(""), separator=": ").str.strip_chars(": ")
         )
+
+
+class NoThinking(Expression):
+    """Drops completions without any thinking: no tags, or nothing between them."""
+
+    name: Literal["no_thinking"] = "no_thinking"
+
+    def expression(self) -> pl.Expr:
+        parts = pl.col("completion").fill_null("").str.split_exact(TAGS[1], 1).struct.field("field_0")
+        untold = pl.col("thinking").is_null() & (parts.str.replace(TAGS[0], "", literal=True).str.strip_chars() == "")
+        untagged = pl.col("thinking").is_null() & ~pl.col("completion").str.contains(TAGS[0], literal=True)
+        return pl.when(untold | untagged | (pl.col("thinking").str.strip_chars() == "")).then(pl.lit(""))
+
+
+class NoSummary(Expression):
+    """Drops completions that end with their thinking."""
+
+    name: Literal["no_summary"] = "no_summary"
+
+    def expression(self) -> pl.Expr:
+        said = pl.col("completion").fill_null("").str.split_exact(TAGS[1], 1).struct.field("field_1")
+        for tag in TAGS[2:]:
+            said = said.str.replace(tag, "", literal=True)
+        unsaid = pl.col("answer").is_null() & (said.str.strip_chars() == "")
+        return pl.when(unsaid | (pl.col("answer").str.strip_chars() == "")).then(pl.lit(""))
 
 
 class Malformed(Expression):
@@ -59,37 +85,85 @@ class OverLong(Expression):
 
 
 class MixedLanguage(RowFilter):
-    """Drops thinking that mixes languages, or has no words at all: `Consistency.mixed`, read off the table's
-    ratios, and off the thinking where only a clause in another language can tell."""
+    """Drops thinking that mixes languages, or has no words at all: `Consistency.mixed`.
+
+    The ratio is read off the table where sampling has measured it, and the thinking only where a clause in
+    another language can hide in it; without a ratio the thinking is measured here.
+    """
 
     name: Literal["mixed_language"] = "mixed_language"
+    measured = True
     min_consistency: float = Field(MIN_CONSISTENCY, ge=0, le=1, description="least share of words in the target")
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """The ratio, or how many foreign words stand in a row."""
-        return details_of(map(self._mixing, frame["consistency"], frame["thinking"], frame["language"]))
+        columns = (frame["consistency"], frame["thinking"], frame["language"])
+        carried = pl.col("consistency") != 1  # null where it was not measured
+        doubt = pl.coalesce(carried, unsure(frame, "thinking", self.min_consistency))
+        return asked(frame, "lines", doubt, self._mixing, *columns)
 
     def _mixing(self, ratio: float | None, thinking: str | None, language: str) -> str | None:
-        if ratio is None or isnan(ratio):
-            return "no words"
-        if ratio < self.min_consistency:
-            return f"consistency {round(ratio, 3)}"
-        if ratio == 1 or thinking is None:
+        if ratio == 1:
             return None
-        span = consistency(thinking, language).longest_foreign_span
-        return f"{span} foreign words in a row" if span > MAX_FOREIGN_SPAN else None
+        if ratio is not None and ratio < self.min_consistency:
+            return f"consistency {round(ratio, 3)}"
+        return mixing(thinking or "", language, self.min_consistency)
 
 
-class LongParagraph(Expression):
+class SummaryLanguage(RowFilter):
+    """Drops answers that are not in the question's language, or mix it with others; one without words stays."""
+
+    name: Literal["summary_language"] = "summary_language"
+    measured = True
+    min_consistency: float = Field(MIN_CONSISTENCY, ge=0, le=1, description="least share of words in the target")
+
+    def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
+        """The ratio, or how many foreign words stand in a row."""
+        columns = (frame["answer"], frame["language"])
+        return asked(frame, "lines", unsure(frame, "answer", self.min_consistency), self._mixing, *columns)
+
+    def _mixing(self, answer: str | None, language: str) -> str | None:
+        found = mixing(answer or "", language, self.min_consistency)
+        return None if found == NO_WORDS else found
+
+
+NO_WORDS = "no words"
+
+
+def unsure(frame: pl.DataFrame, column: str, min_consistency: float) -> pl.Expr:
+    """Whether script leaves open if a text is of its question's language; True throughout where nothing is measured."""
+    if "walk.lines" not in frame.columns:
+        return pl.lit(True)
+    return ~pl.lit(one_language(frame[column].fill_null(""), frame["language"], min_consistency))
+
+
+def mixing(text: str, language: str, min_consistency: float) -> str | None:
+    """How a text mixes languages (`Consistency.mixed`); None where it does not."""
+    found = consistency(text, language)
+    if not found.mixed(min_consistency):
+        return None
+    if found.ratio is None:
+        return NO_WORDS
+    if found.ratio < min_consistency:
+        return f"consistency {round(found.ratio, 3)}"
+    return f"{found.longest_foreign_span} foreign words in a row"
+
+
+class LongParagraph(RowFilter):
     """Drops thinking with a paragraph that is too long to read."""
 
     name: Literal["long_paragraph"] = "long_paragraph"
+    measured = True
     max_units: int = Field(300, ge=1, description="words, numbers and Han characters of a paragraph")
 
-    def expression(self) -> pl.Expr:
-        paragraphs = thinking().str.replace_all(r"\n[ \t]*\n", "\x00").str.split("\x00")
-        longest = paragraphs.list.eval(pl.element().str.count_matches(_UNIT)).list.max()
-        return pl.when(longest > self.max_units).then(pl.format("{} units", longest))
+    def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
+        """How long the longest paragraph is."""
+        doubt = pl.col("walk.paragraph") > self.max_units
+        return asked(frame, "paragraph", doubt, self._length, thinking_of(frame))
+
+    def _length(self, thinking: str) -> str | None:
+        longest = max(len(units(paragraph)) for paragraph in PARAGRAPH_END.split(thinking))
+        return f"{longest} units" if longest > self.max_units else None
 
 
 class CodeBlock(Expression):
@@ -102,20 +176,26 @@ class CodeBlock(Expression):
 
 
 class Repetition(RowFilter):
-    """Drops texts that run in circles: a line or sentence again and again, or many repeated n-grams."""
+    """Drops thinking that runs in circles: a line or sentence again and again, or many repeated n-grams.
+
+    Code in a fence is left out: its lines come back by right.
+    """
 
     name: Literal["repetition"] = "repetition"
+    measured = True
     max_line_repeats: int = Field(3, ge=1, description="how often one line or sentence may stand")
     ngram: int = Field(8, ge=2, description="units of an n-gram")
     max_ngram_share: float = Field(0.3, ge=0, le=1, description="share of n-grams that stood before")
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """The most repeated line, or the share of repeated n-grams."""
-        return details_of(map(self._loop, texts(frame)))
+        doubt = (pl.col("walk.lines") > self.max_line_repeats) | (pl.col("walk.share") > self.max_ngram_share)
+        return asked(frame, "lines", doubt, self._loop, thinking_of(frame))
 
-    def _loop(self, text: str) -> str | None:
+    def _loop(self, thinking: str) -> str | None:
+        text = FENCED.sub("\n", thinking)
         lines = Counter(
-            " ".join(unit) for line in SENTENCE_END.split(text) if len(unit := signed_units(line)) >= _LOOP_UNITS
+            " ".join(unit) for line in SENTENCE_END.split(text) if len(unit := signed_units(line)) >= LINE_UNITS
         )
         line, times = max(lines.items(), key=lambda item: (item[1], item[0]), default=("", 0))
         if times > self.max_line_repeats:
@@ -125,6 +205,22 @@ class Repetition(RowFilter):
         return f"n-gram share {share:.2f}" if share > self.max_ngram_share else None
 
 
+class Compressible(RowFilter):
+    """Drops thinking that packs too well (zlib): another sign of circles, for those who want it."""
+
+    name: Literal["compressible"] = "compressible"
+    min_ratio: float = Field(0.15, gt=0, lt=1, description="least size after packing, as a share of the size before")
+
+    def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
+        """The share."""
+        return details_of(map(self._packed, thinking_of(frame)))
+
+    def _packed(self, thinking: str) -> str | None:
+        raw = thinking.encode()
+        share = len(zlib.compress(raw, 1)) / len(raw) if raw else 1.0
+        return f"packs to {share:.3f}" if share < self.min_ratio else None
+
+
 class Contaminated(RowFilter):
     """Drops what shares an n-gram with an evaluation problem or solution, in prompt or text.
 
@@ -132,18 +228,16 @@ class Contaminated(RowFilter):
     """
 
     name: Literal["contaminated"] = "contaminated"
+    measured = True
     ngram: int = Field(10, ge=2, description="units of an n-gram; the paper's is 10")
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """Where and what: "prompt: ..." or "text: ..."."""
-        forbidden = {part for text in context.evaluation for part in parts(text, self.ngram)}
-        forbidden.discard("")
-        return details_of(
-            self._first_match(forbidden, prompt, text)
-            for prompt, text in zip(frame["prompt"], texts(frame), strict=True)
-        )
+        forbidden = evaluation_parts(tuple(context.evaluation), self.ngram)
+        judge = partial(self._first_match, forbidden)
+        return asked(frame, "seen", pl.col("walk.seen"), judge, frame["prompt"], texts(frame))
 
-    def _first_match(self, forbidden: set[str], prompt: str | None, text: str) -> str | None:
+    def _first_match(self, forbidden: frozenset[str], prompt: str | None, text: str) -> str | None:
         for where, content in (("prompt", prompt or ""), ("text", text)):
             for part in parts(content, self.ngram):
                 if part in forbidden:

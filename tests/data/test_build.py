@@ -21,7 +21,8 @@ from polars.testing import assert_frame_equal
 from data import passes
 from data.build import BuildConfig, Input, build
 from data.filters import Context, FilterConfig, NearDuplicate, Surplus, apply, name_of
-from data.prompts import render, written
+from data.prompts import parse, render, written
+from data.scan import taken_apart
 
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("id", "problem_id", "family", "language", "prompt", "verifier", "completion"), pl.String),
@@ -56,7 +57,8 @@ def trajectories(problems: int = 60, samples: int = 5, seed: int = 0) -> pl.Data
                 {
                     "id": f"p{problem}/{sample}", "problem_id": f"p{problem}",
                     "family": ("chain", "logic")[problem % 2], "language": "en",
-                    "prompt": f"what is {problem} ?", "verifier": "math", "completion": "",
+                    "prompt": f"what is {problem} ?", "verifier": "math",
+                    "completion": ("", "<think> so </think>", "<think> so")[sample % 3],
                     "thinking": None if fault == 6 else thinking, "answer": None if fault == 6 else answer,
                     "finish": "length" if fault == 7 else "stop", "verdict": "wrong" if fault == 8 else "correct",
                     "reason_detail": "", "tokens": len(thinking.split()), "well_formed": fault != 6,
@@ -137,6 +139,32 @@ def test_neither_shards_nor_order_nor_processes_matter(made: Make) -> None:
     assert one == run(*made(shuffled, files=3, group=90, name="processes"), shard_bytes=1, workers=2)
     other = run(*made(frame, name="other"), CONFIG.model_copy(update={"seed": 4}))
     assert other["dropped.parquet"] != one["dropped.parquet"]
+
+
+def test_machine_code_finds_what_the_regular_expressions_find(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = run(*made(trajectories(), name="one"))
+    monkeypatch.setattr("data.build.MUCH", 1)
+    assert one == run(*made(trajectories(), name="other"), workers=0)
+
+
+def test_completions_are_taken_apart(made: Make) -> None:
+    frame = trajectories().with_columns(completion=pl.format("<think>\n{}\n</think>\n\n{}", "thinking", "answer"))
+    frame = frame.with_columns(pl.col("completion").fill_null("<think> so"))
+    folder, given = made(frame, name="apart")
+    bare, taken = made(frame.drop("thinking", "answer", "well_formed"), name="whole")
+    run(folder, given)
+    run(bare, taken)
+    one, other = (pl.read_parquet(each / "out" / "rows.parquet") for each in (folder, bare))
+    assert_frame_equal(one, other)
+
+
+@pytest.mark.parametrize("text", ["<think>so</think>7", " <think> so </think> 7 ", "<think></think>7", "7", "<think>so",
+                                  "<think>so</think> ", "x<think>so</think>7", "<think>so</think><think>7</think>",
+                                  "<think>so</think>7<answer>", "<think>a</think>b</think>c"])  # fmt: skip
+def test_a_completion_is_taken_apart_as_the_prompts_say(text: str) -> None:
+    [row] = taken_apart(pl.DataFrame({"completion": [text]})).to_dicts()
+    parts = parse(text, "chat")
+    assert (row["thinking"], row["answer"], row["well_formed"]) == (parts.thinking, parts.answer, parts.well_formed)
 
 
 def test_the_number_of_buckets_does_not_matter(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:

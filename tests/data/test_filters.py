@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from data.filters import (
     CodeBlock,
+    Compressible,
     Contaminated,
     Context,
     Duplicate,
@@ -17,9 +18,12 @@ from data.filters import (
     Malformed,
     MixedLanguage,
     NearDuplicate,
+    NoSummary,
     NotCorrect,
+    NoThinking,
     OverLong,
     Repetition,
+    SummaryLanguage,
     Surplus,
     Truncated,
     apply,
@@ -82,11 +86,14 @@ def test_over_long() -> None:
 
 
 def test_mixed_language() -> None:
-    rows = [{"consistency": 0.9}, {"consistency": 0.899}, {"consistency": None}, {"consistency": 0.0}]
+    rows = [{"consistency": 0.9}, {"consistency": 0.899}, {"consistency": None, "thinking": "3 + 4 = 7."},
+            {"consistency": 0.0}, {"consistency": None, "thinking": "so we add: 从三加四 is 7 now, as we see it"},
+            {"consistency": None, "thinking": "so we add 3 and 4"}]  # fmt: skip
     assert reasons(rows, MixedLanguage(min_consistency=0.9)) == {
         "01": ("mixed_language", "consistency 0.899"),
         "02": ("mixed_language", "no words"),
         "03": ("mixed_language", "consistency 0.0"),
+        "04": ("mixed_language", "consistency 0.818"),
     }
 
 
@@ -97,6 +104,38 @@ def test_a_clause_in_another_language_is_mixing_where_the_ratio_is_high() -> Non
     assert [round(ratio, 3) for ratio in rows["consistency"]] == [0.938, 0.968, 1.0]
     _, dropped = apply(rows, [MixedLanguage()])
     assert [(row["id"], row["detail"]) for row in dropped.iter_rows(named=True)] == [("00", "4 foreign words in a row")]
+
+
+def test_an_answer_in_another_language() -> None:
+    rows = [{"answer": "the sum of both is 7"}, {"answer": "两个数的和是 7"}, {"answer": "7"}, {"answer": None},
+            {"answer": "两个数的和是 7", "language": "zh"}, {"answer": "the sum is `两个` 7"}]  # fmt: skip
+    assert reasons(rows, SummaryLanguage()) == {"01": ("summary_language", "consistency 0.0")}
+
+
+def test_no_thinking_and_no_summary_have_reasons_of_their_own() -> None:
+    lost = {"thinking": None, "answer": None, "well_formed": False}
+    rows = [
+        {},
+        {"thinking": " "},
+        lost | {"completion": "7"},
+        lost | {"completion": "<think> </think> 7 <think>"},
+        lost | {"completion": "<think> so 7 </think>\n"},
+        lost | {"completion": "<think> so 7 </think> <answer> </answer>"},
+        lost | {"completion": "<think> so 7 </think> <answer> 7"},
+        lost | {"completion": "<think> so 7"},
+    ]
+    found = reasons(rows, NoThinking(), NoSummary(), Malformed())
+    assert {id_: reason for id_, (reason, _) in found.items()} == {
+        "01": "no_thinking", "02": "no_thinking", "03": "no_thinking", "04": "no_summary", "05": "no_summary",
+        "06": "malformed", "07": "malformed",
+    }  # fmt: skip
+
+
+def test_thinking_that_packs_too_well() -> None:
+    rows = [{"thinking": "so we go on and on. " * 40}, {"thinking": "".join(f"{n * n} " for n in range(200))}]
+    assert set(reasons(rows, Compressible(min_ratio=0.15))) == {"00"}
+    assert set(reasons(rows, Compressible(min_ratio=0.02))) == set()
+    assert set(reasons(rows, Compressible(min_ratio=0.9))) == {"00", "01"}
 
 
 def test_long_paragraph_counts_words_numbers_and_han_characters() -> None:
@@ -131,6 +170,7 @@ def test_repetition_of_lines() -> None:
         {"thinking": "then 3 + 4 = 7. then 3 - 4 = 7. " * 2},
         {"thinking": "right. " * 9},
         {"thinking": "再算一次。" * 4},
+        {"thinking": "so\n```\n" + "x = x + 1\n" * 9 + "```", "answer": line * 9},
     ]
     assert reasons(rows, Repetition(max_line_repeats=3, max_ngram_share=1.0)) == {
         "01": ("repetition", "4 x then 3 + 4 = 7"),
@@ -139,7 +179,7 @@ def test_repetition_of_lines() -> None:
 
 
 def test_repetition_of_ngrams() -> None:
-    rows = [{"thinking": "a b c d a b c d", "answer": ""}, {"thinking": "a b c d a b c e", "answer": ""}]
+    rows = [{"thinking": "a b c d a b c d"}, {"thinking": "a b c d a b c e"}]
     # seven 2-grams: ab bc cd da ab bc cd has 3 repeats, the other row 2
     assert reasons(rows, Repetition(ngram=2, max_ngram_share=0.4)) == {"00": ("repetition", "n-gram share 0.43")}
 

@@ -4,6 +4,7 @@ import json
 import re
 from importlib import metadata
 from pathlib import Path
+from random import Random
 
 import fasttext
 import pytest
@@ -141,7 +142,7 @@ def test_translated_messages_with_one_left_out_are_told_from_clean_ones(target: 
 def test_every_english_word_of_the_miniature_world_is_a_common_one() -> None:
     words = {word for piece in pieces() for word in re.findall(r"[a-z]{2,}", piece.lower())}
     assert len(words) > 100
-    assert words <= language._english()
+    assert words <= language.common_english()
 
 
 def test_languages_of_one_script_are_told_apart_by_windows() -> None:
@@ -208,3 +209,16 @@ def test_a_missing_model_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_reflection_words(text: str, count: int) -> None:
     assert reflection_count(text) == count
+
+
+def test_windows_that_cannot_tell_are_not_asked_about() -> None:
+    """The same spans with and without them, whatever the windows hold."""
+    rng = Random(8)
+    for _ in range(3000):
+        starts = sorted(rng.sample(range(40), rng.randrange(12)))
+        windows = [(at, rng.uniform(-3, 2.6), rng.choice(["fr", "de"])) for at in starts]
+        telling = set(language._telling(starts))
+        assert list(language._foreign(windows)) == list(
+            language._foreign([window for window in windows if window[0] in telling])
+        )
+    assert language._telling([0, 1, 10, 20, 21, 22]) == [0, 1, 20, 21, 22]
