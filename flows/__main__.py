@@ -60,6 +60,12 @@ def run(
     remake: Annotated[
         list[str], typer.Option(metavar="NAME", help="Make a stage again, as in --remake dev1. Repeatable.")
     ] = [],  # noqa: B006
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=0, envvar="R1_PROCESSES", help="Processes that heavy stages take on this host, each a GPU; 0 is one."
+        ),
+    ] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
     until: Annotated[
         list[str], typer.Option(metavar="NAME", help="With --plain: no more than this stage needs. Repeatable.")
@@ -71,16 +77,16 @@ def run(
     """Make everything a recipe asks for that is not there yet. The last line printed is the report's path."""
     from flows import recipe as recipes
     from flows.inspect import inspect
-    from flows.plan import forget, placed
+    from flows.plan import forget, launcher_for, placed
     from flows.run import run as make
     from flows.shared import Installation
 
     loaded = recipes.load(recipe, changes)
     inspect(loaded)
     shared = Installation.at(server, mlflow, depot) if server and not plain else None
-    placed(device, shared is not None)
+    launcher_for(processes, *placed(device, shared is not None))
     forget(loaded, runs, remake, shared.artifacts() if shared else None)
-    print(make(loaded, runs, device, plain, save_every, shared, until))
+    print(make(loaded, runs, device, plain, save_every, processes, shared, until))
 
 
 @app.command()

@@ -14,7 +14,7 @@ from data.lineage import RECORD, BrokenArtifact, Json, Report, read_json, read_r
 from data.lock import locked
 from flows import r1 as figure
 from flows.recipe import Recipe, settings_of
-from tasks.stage import Session, Step, session
+from tasks.stage import Launcher, Session, Step, session
 
 FLOWS: dict[str, Callable[[Recipe], object]] = {"r1": figure.r1, "bases": figure.bases}
 
@@ -186,6 +186,31 @@ def placed(device: str, shared: bool) -> tuple[str, str]:
         if not shared:
             raise
         return default_device(), device.partition(":")[0]
+
+
+def launcher_for(processes: int, device: str, elsewhere: str = "") -> Launcher:
+    """How heavy stages are run: in so many processes, or in as many as `R1_PROCESSES` says, or in one.
+
+    What is sent `elsewhere` is run there as is asked there. Raises ValueError for more processes than there are
+    processors or, with a GPU each, GPUs here.
+    """
+    asked = str(processes or os.environ.get("R1_PROCESSES") or 1)
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ValueError(f"processes = {asked!r} is no number from 1 on")
+    size = int(asked)
+    if size == 1 or elsewhere:
+        return Launcher()
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"{size} processes take a GPU each: give the device as cuda instead of {device}")
+    import torch
+
+    gpus, processors = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+    most, what = (gpus, "GPUs") if device == "cuda" else (processors, "processors")
+    if size > most:
+        raise ValueError(f"{size} processes are more than the {what} of this machine, {most}")
+    from tasks.ranked import Ranked
+
+    return Ranked(size)
 
 
 def given_device(device: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from data.disk import telling_when_full
 from data.lineage import check
 from flows.display import Watch
-from flows.plan import FLOWS, closure, conclude, default_device, naming_dependents, plan
+from flows.plan import FLOWS, closure, conclude, default_device, launcher_for, naming_dependents, plan
 from flows.recipe import Recipe
 from flows.server import prefect_for
 from flows.shared import Installation
@@ -22,6 +22,7 @@ def run(
     device: str,
     plain: bool = False,
     save_every_s: float = 30.0,
+    processes: int = 0,
     shared: Installation | None = None,
     until: Sequence[str] = (),
 ) -> Path:
@@ -29,6 +30,7 @@ def run(
 
     `plain` calls the stages as plain functions: for a machine without Prefect and MLflow, whose history
     this run is then not part of. `until` names the stages that it ends with, of a plain run; all when empty.
+    `processes` is how many heavy stages take; 0 is what this machine is set to.
     """
     begun = time.monotonic()
     if until and not plain:
@@ -50,10 +52,12 @@ def run(
                 from flows import served
 
                 served.audience.set([watch])
-                return served.r1(recipe, device, save_every_s)
+                return served.r1(recipe, device, save_every_s, processes)
         where = device or default_device()
+        launcher = launcher_for(processes, where)
         opened = Session(
-            runs, "plain", where, recipe.allow_rlimit, [watch], save_every_s=save_every_s, wanted=wanted
+            runs, "plain", where, recipe.allow_rlimit, [watch],
+            launcher=launcher, save_every_s=save_every_s, wanted=wanted,
         )  # fmt: skip
         with session(opened), naming_dependents(recipe, runs):
             FLOWS[recipe.flow](recipe)

@@ -22,7 +22,7 @@ from flows.board import Board
 from flows.curate import Asked
 from flows.curate import conclude as conclude_build
 from flows.inspect import inspect
-from flows.plan import FLOWS, closure, conclude, naming_dependents, placed
+from flows.plan import FLOWS, closure, conclude, launcher_for, naming_dependents, placed
 from flows.recipe import Recipe
 from flows.shared import Installation, SharedSite
 from flows.sweep import owned
@@ -34,7 +34,13 @@ audience: ContextVar[Sequence[Display]] = ContextVar("audience", default=())
 
 
 def conduct(
-    recipe: Recipe, targets: Sequence[str], device: str, save_every_s: float, only: str = "", pipeline: str = ""
+    recipe: Recipe,
+    targets: Sequence[str],
+    device: str,
+    save_every_s: float,
+    processes: int,
+    only: str = "",
+    pipeline: str = "",
 ) -> Path:
     """Make the targets of a recipe, or all of it without any, within a flow run; returns the report's path.
 
@@ -47,8 +53,9 @@ def conduct(
     inspect(settled)
     shared = Installation.here()
     own, elsewhere = placed(device, shared is not None)
+    launcher = launcher_for(processes, own, elsewhere)
     tracker = MlflowTracker(runs, settled.name, *((shared.mlflow, pipeline, shared.depot) if shared else ()))
-    site = SharedSite(shared, settled, elsewhere, save_every_s, tracker.pipeline) if shared else Site()
+    site = SharedSite(shared, settled, elsewhere, save_every_s, processes, tracker.pipeline) if shared else Site()
     board = Board()
     opened = Session(
         runs,
@@ -58,6 +65,7 @@ def conduct(
         displays=[board, *audience.get()],
         tracker=tracker,
         site=site,
+        launcher=launcher,
         recipe=settled.name,
         wanted=closure(settled, runs, targets or [only], with_parents=not only) if targets or only else None,
         save_every_s=save_every_s,
@@ -93,57 +101,57 @@ NAME = "{recipe.name}"
 
 
 @flow(name="r1", flow_run_name=f"r1 {NAME}")
-def r1(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def r1(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """The whole of DeepSeek-R1: base, R1-Zero, Dev1, Dev2, Dev3, R1, the students, and their evaluation."""
-    return conduct(recipe, (), device, save_every_s)
+    return conduct(recipe, (), device, save_every_s, processes)
 
 
 @flow(name="r1-zero", flow_run_name=f"r1-zero {NAME}")
-def r1_zero(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def r1_zero(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """R1-Zero: GRPO from the base with rule rewards alone."""
-    return conduct(recipe, ["zero"], device, save_every_s)
+    return conduct(recipe, ["zero"], device, save_every_s, processes)
 
 
 @flow(name="cold-start", flow_run_name=f"cold-start {NAME}")
-def cold_start(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def cold_start(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """Cold start: readable answers of R1-Zero, and the base fine-tuned on them (Dev1)."""
-    return conduct(recipe, ["dev1"], device, save_every_s)
+    return conduct(recipe, ["dev1"], device, save_every_s, processes)
 
 
 @flow(name="reasoning-rl", flow_run_name=f"reasoning-rl {NAME}")
-def reasoning_rl(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def reasoning_rl(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """Reasoning RL with the language reward, and without it (Dev2)."""
-    return conduct(recipe, ["dev2", "dev2_without_language_reward"], device, save_every_s)
+    return conduct(recipe, ["dev2", "dev2_without_language_reward"], device, save_every_s, processes)
 
 
 @flow(name="rejection-sampling", flow_run_name=f"rejection-sampling {NAME}")
-def rejection_sampling(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def rejection_sampling(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """Rejection sampling: Dev2's right and readable answers joined with general rows."""
-    return conduct(recipe, ["rejection_rows"], device, save_every_s)
+    return conduct(recipe, ["rejection_rows"], device, save_every_s, processes)
 
 
 @flow(name="second-sft", flow_run_name=f"second-sft {NAME}")
-def second_sft(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def second_sft(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """SFT from the base again, on the set of rejection sampling (Dev3)."""
-    return conduct(recipe, ["dev3"], device, save_every_s)
+    return conduct(recipe, ["dev3"], device, save_every_s, processes)
 
 
 @flow(name="reward-models", flow_run_name=f"reward-models {NAME}")
-def reward_models(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def reward_models(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """Preference labels, and the helpful and the harmless reward model."""
-    return conduct(recipe, ["helpful", "harmless"], device, save_every_s)
+    return conduct(recipe, ["helpful", "harmless"], device, save_every_s, processes)
 
 
 @flow(name="rl-all-scenarios", flow_run_name=f"rl-all-scenarios {NAME}")
-def rl_all_scenarios(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def rl_all_scenarios(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """RL for all scenarios with the reward models (R1)."""
-    return conduct(recipe, ["r1"], device, save_every_s)
+    return conduct(recipe, ["r1"], device, save_every_s, processes)
 
 
 @flow(name="distillation", flow_run_name=f"distillation {NAME}")
-def distillation(recipe: Recipe, device: str = "", save_every_s: float = 30.0) -> Path:
+def distillation(recipe: Recipe, device: str = "", save_every_s: float = 30.0, processes: int = 0) -> Path:
     """A smaller student fine-tuned on Dev3's set, and the same student with RL alone."""
-    return conduct(recipe, ["student_distilled", "student_rl"], device, save_every_s)
+    return conduct(recipe, ["student_distilled", "student_rl"], device, save_every_s, processes)
 
 
 STAGES: tuple[Flow[..., Path], ...] = (
@@ -153,10 +161,15 @@ STAGES: tuple[Flow[..., Path], ...] = (
 
 @flow(name="stage", flow_run_name="stage {name} {recipe.name}")
 def one_stage(
-    recipe: Recipe, name: str = "zero", device: str = "", save_every_s: float = 30.0, pipeline: str = ""
+    recipe: Recipe,
+    name: str = "zero",
+    device: str = "",
+    save_every_s: float = 30.0,
+    processes: int = 0,
+    pipeline: str = "",
 ) -> Path:
     """One stage by its name, for another machine's run: what it stands on comes from the depot."""
-    return conduct(recipe, (), device, save_every_s, only=name, pipeline=pipeline)
+    return conduct(recipe, (), device, save_every_s, processes, only=name, pipeline=pipeline)
 
 
 @flow(name="curate", flow_run_name="curate {asked.name}", validate_parameters=False)

@@ -94,9 +94,12 @@ class SharedSite(Site):
     `pipeline` is the run in MLflow that what is made elsewhere belongs to as well.
     """
 
-    def __init__(self, at: Installation, recipe: Recipe, kind: str, save_every_s: float, pipeline: str) -> None:
+    def __init__(
+        self, at: Installation, recipe: Recipe, kind: str, save_every_s: float, processes: int, pipeline: str
+    ) -> None:
         self.depot = at.artifacts()
-        self.recipe, self.kind, self.save_every_s, self.pipeline = recipe, kind, save_every_s, pipeline
+        self.recipe, self.kind, self.pipeline = recipe, kind, pipeline
+        self.save_every_s, self.processes = save_every_s, processes
 
     def take(self, artifact: Artifact) -> bool:
         """Fetch an artifact from the depot."""
@@ -131,6 +134,7 @@ class SharedSite(Site):
             "name": step.artifact.name,
             "device": "" if self.kind == "any" else self.kind,
             "save_every_s": self.save_every_s,
+            "processes": self.processes,
             "pipeline": self.pipeline,
         }
         _follow(_worker_for(self.recipe.name, self.kind), parameters, step.artifact.name)

@@ -49,6 +49,9 @@ class LanguageModel(nn.Module):
     def reward_model(self) -> TextScorer:
         """A reward model on a copy of the weights, with a fresh head."""
 
+    def gather_load(self) -> None:
+        """Make the experts' load since the last `update_bias` that of all ranks, which is to be done once."""
+
     def update_bias(self, gamma: float) -> dict[int, float]:
         """Balance the experts' load since the last call; returns MaxVio by layer, nothing without experts."""
         del gamma

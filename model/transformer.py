@@ -202,15 +202,19 @@ class Transformer(LanguageModel):
         for block in [*self.model.blocks, *([self.model.mtp] if self.model.mtp is not None else [])]:
             block.compile(dynamic=False)
 
+    def gather_load(self) -> None:
+        """As `LanguageModel`."""
+        for layer in self.model.moe_layers():
+            layer.gather_load()
+
     def update_bias(self, gamma: float) -> dict[int, float]:
-        """Balance every MoE layer by the load since the last call, over all ranks (section 2.1.2).
+        """Balance every MoE layer by the load since the last call (section 2.1.2).
 
         Returns each layer's MaxVio of that load, by the layer's number; the multi-token layer's is
         `num_hidden_layers`. A layer without load is left out.
         """
         violations = {}
         for number, layer in self.model.numbered_moe_layers():
-            layer.gather_load()
             if layer.load.any():
                 violations[number] = float(layer.max_violation())
             layer.update_bias(gamma)

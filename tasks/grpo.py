@@ -37,7 +37,7 @@ from data.records import Problem, Trajectory
 from data.sandbox import Isolation
 from data.store import write_table
 from data.verifiers import Verifier
-from model import checkpoint
+from model import checkpoint, ranks
 from model.language import LanguageModel
 from model.optim import adamw
 from model.sampler import logprobs
@@ -321,23 +321,27 @@ def update(learner: Learner, minibatch: Sequence[Trajectory], step: int) -> dict
     config, model = learner.config, learner.speaker.model
     kept = [t for t in minibatch if not (config.mask_truncated_completions and t.completion.finish == "length")]
     tokens = sum(len(each.completion.ids) for each in kept)
+    mine = ranks.mine(kept)
     totals: dict[str, Tensor] = {}
     model.train()  # so that the load of the experts is counted; nothing else differs
-    for batch in _batches(learner, kept):
-        loss, sums = _loss(learner, batch, [kept[i] for i in batch.index], tokens, len(kept))
+    for batch in _batches(learner, mine):
+        loss, sums = _loss(learner, batch, [mine[i] for i in batch.index], tokens, len(kept))
         loss.backward()
         for name, value in sums.items():
             totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value
+    ranks.sum_gradients(model.parameters())
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
     rate = config.learning_rate * min(1.0, step / config.warmup_steps if config.warmup_steps else 1.0)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
+    model.gather_load()
     violations = model.eval().update_bias(0.0)  # counted for the log alone: the bias is frozen
-    means = {name: value.item() / max(tokens, 1) for name, value in totals.items() if name != "loss"}
+    summed = ranks.total({name: value.item() for name, value in totals.items()})
+    means = {name: value / max(tokens, 1) for name, value in summed.items() if name != "loss"}
     return {
-        "loss": totals["loss"].item() if totals else 0.0,
+        "loss": summed.get("loss", 0.0),
         **means,
         "grad_norm": float(grad_norm),
         "learning_rate": rate,

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from data.lineage import PLACE, Policy, Settings, seed_of
 from data.text import divided, documents_in
-from model import checkpoint, foreign
+from model import checkpoint, foreign, ranks
 from model.language import LanguageModel
 from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
@@ -94,7 +94,7 @@ def read(
             chosen(text, step * of_text, of_text, config.seed, "text"),
         ])  # fmt: skip
         rate = schedule(step, config.max_steps, config.learning_rate, last, config.warmup_steps, "cosine")
-        yield step + 1, student.step(window_batches(windows, student.device, PASS_TOKENS), rate)
+        yield step + 1, student.step(window_batches(ranks.mine(windows), student.device, PASS_TOKENS), rate)
 
 
 @torch.no_grad()
@@ -102,11 +102,11 @@ def text_loss(model: LanguageModel, windows: np.ndarray, device: str) -> float:
     """Mean cross-entropy a token over windows, in nats."""
     model.eval()
     total: float = 0.0
-    for batch in window_batches(windows, device, PASS_TOKENS):
+    for batch in window_batches(ranks.mine(windows), device, PASS_TOKENS):
         with torch.autocast("cuda", torch.bfloat16, enabled=device.startswith("cuda")):
             hidden = model.hidden(batch.tokens, batch.valid)
             total += cross_entropy(model, hidden[:, :-1], batch.tokens[:, 1:], batch.mask).item()
-    return total / float(windows[:, 1:].size)
+    return ranks.total({"loss": total})["loss"] / float(windows[:, 1:].size)
 
 
 @stage(version=1, makes=Policy, heavy=True)

@@ -29,7 +29,7 @@ from data.prompts import render, written
 from data.records import Trajectory
 from data.store import write_table
 from data.world.rubric import rubric
-from model import checkpoint
+from model import checkpoint, ranks
 from model.language import TextScorer
 from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
@@ -133,12 +133,16 @@ def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) ->
     for step, chosen in enumerate(orders[begun:], begun):
         for group in optimizer.param_groups:
             group["lr"] = schedule(step, len(orders), config.learning_rate, 0.0, 0, "cosine")
-        loss = _loss(judge, [examples[i] for i in chosen], config.kind, tokenizer, run.device)
         optimizer.zero_grad()
-        loss.backward()
+        loss = 0.0
+        if mine := ranks.mine([examples[i] for i in chosen]):
+            part = _loss(judge, mine, config.kind, tokenizer, run.device) * (len(mine) / len(chosen))
+            part.backward()
+            loss = part.item()
+        ranks.sum_gradients(judge.parameters())
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
         optimizer.step()
-        run.log(step + 1, len(orders), {"loss": loss.item()})
+        run.log(step + 1, len(orders), ranks.total({"loss": loss}))
         run.save(step + 1, partial(after, step + 1, judge, optimizer))
     texts = [text for example in examples for text in example.texts]
     with torch.no_grad():

@@ -19,7 +19,7 @@ from data.prompts import Template, parse, render, response
 from data.records import Completion, Problem, Reward, Trajectory, Verdict
 from data.store import read_table, write_table
 from data.verifiers import Verifier
-from model import checkpoint
+from model import checkpoint, ranks
 from model.language import LanguageModel
 from model.sampler import Sample, sample
 from model.tokenizer import Tokenizer
@@ -152,10 +152,13 @@ def rollout(
 ) -> list[list[Trajectory]]:
     """Draw completions, judge each as it ends, and return the groups in the order of the problems.
 
+    Where there are several ranks, each does so for its share of the problems, and all get all groups.
+
     `firsts` are the numbers of the problems' first samples, for a problem that is asked more than once.
     `verifier` is left open; without one, a verifier with its own defaults serves this call.
     """
     size, template = sampling.num_generations, sampling.template
+    problems, firsts = ranks.mine(problems), ranks.mine(firsts) if firsts else None
     with nullcontext(verifier) if verifier else Verifier() as judge:
         pending: dict[int, Future[Verdict]] = {}
 
@@ -174,7 +177,7 @@ def rollout(
     ]
     if prefer is not None:
         flat = _preferred(flat, prefer, template, weights)
-    return [flat[begin : begin + size] for begin in range(0, len(flat), size)]
+    return ranks.merged([flat[begin : begin + size] for begin in range(0, len(flat), size)])
 
 
 def _response(problem: Problem, completion: Completion, template: Template) -> str:

@@ -26,7 +26,7 @@ from data.lineage import Policy, Settings, Table, seed_of
 from data.prompts import ASSISTANT, BEGIN, CHAT_TEMPLATE, END, PAD, PARAGRAPH, TAGS, USER
 from data.records import Row
 from data.world.words import pieces
-from model import checkpoint
+from model import checkpoint, ranks
 from model.config import ModelConfig
 from model.language import LanguageModel
 from model.loss import token_logprobs
@@ -108,7 +108,7 @@ def build_tokenizer() -> Tokenizer:
     )
 
 
-def losses(model: LanguageModel, batch: Batch, tokens: float, rows: int, config: Balance) -> dict[str, Tensor]:
+def losses(model: LanguageModel, batch: Batch, tokens: float, rows: float, config: Balance) -> dict[str, Tensor]:
     """Return a batch's share of a step's losses, their weighted sum under `loss`.
 
     Cross-entropies are summed over the learned tokens and divided by `tokens`, those of the whole step; the
@@ -150,11 +150,12 @@ class Student:
     device: str
 
     def step(self, batches: Sequence[Batch], rate: float) -> dict[str, float]:
-        """Take one optimiser step on micro-batches; returns the losses, MaxVio and the gradient norm."""
+        """Take one optimiser step on this rank's micro-batches; returns the losses, MaxVio and the gradient norm."""
         model = self.speaker.model
         model.train()
-        tokens = sum(float(batch.mask.sum()) for batch in batches)
-        rows = sum(len(batch.tokens) for batch in batches)
+        counts = {"tokens": sum(float(batch.mask.sum()) for batch in batches),
+                  "rows": sum(len(batch.tokens) for batch in batches)}  # fmt: skip
+        tokens, rows = ranks.total(counts).values()
         totals: dict[str, Tensor] = {}
         for batch in batches:
             with torch.autocast("cuda", torch.bfloat16, enabled=self.device.startswith("cuda")):
@@ -162,14 +163,16 @@ class Student:
             parts["loss"].backward()
             for name, value in parts.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach()
+        ranks.sum_gradients(model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        model.gather_load()
         violation = model.max_violation()
         per_layer = model.update_bias(self.config.bias_update_speed)
-        figures = {name: value.item() for name, value in totals.items()}
+        figures = ranks.total({name: value.item() for name, value in totals.items()})
         figures |= {f"max_violation/layer_{number}": each for number, each in per_layer.items()}
         return {**figures, "grad_norm": float(norm), "max_violation": violation, "learning_rate": rate,
                 "num_tokens": tokens}  # fmt: skip
@@ -210,7 +213,7 @@ def read(
             step, per_epoch * config.epochs, config.learning_rate, 0.0, config.warmup_steps, "linear",
             decay=config.decay_fraction,
         )  # fmt: skip
-        yield step + 1, total, student.step(window_batches(chosen, student.device, WINDOW_TOKENS), rate)
+        yield step + 1, total, student.step(window_batches(ranks.mine(chosen), student.device, WINDOW_TOKENS), rate)
 
 
 def window_batches(windows: np.ndarray, device: str, most: Mapping[str, int]) -> list[Batch]:
@@ -246,7 +249,7 @@ def study(
         if place == 0 or step == taken:
             order = list(range(len(rows)))
             random.Random(seed_of(config.seed, "epoch", epoch)).shuffle(order)
-        chosen = order[place * config.batch_size : (place + 1) * config.batch_size]
+        chosen = ranks.mine(order[place * config.batch_size : (place + 1) * config.batch_size])
         batches = list(
             padded_batches(
                 [sequences[i] for i in chosen],

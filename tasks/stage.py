@@ -124,6 +124,16 @@ class Site:
         return nullcontext()
 
 
+class Launcher:
+    """How a heavy stage's body is run: here, in this process. `tasks.ranked` has the one of several processes."""
+
+    processes = 1
+
+    def fill(self, run: Run, body: Callable[..., Summary], given: Mapping[str, object]) -> Summary:
+        """Let a body fill its folder; returns its summary."""
+        return body(run, **given)
+
+
 @dataclass(slots=True)
 class Step:
     """One call of a stage: what it would make, out of what, and what came of it in this session.
@@ -159,6 +169,7 @@ class Session:
     displays: Sequence[Display] = ()
     tracker: Tracker | None = None
     site: Site = field(default_factory=Site)
+    launcher: Launcher = field(default_factory=Launcher)
     recipe: str = ""
     wanted: frozenset[str] | None = None
     variant: str = ""
@@ -399,7 +410,7 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
                 step.cached = site.take(artifact)
                 if not step.cached:
                     with locked(now.runs / f".{now.device.replace(':', '-')}.lock") if heavy else nullcontext():
-                        _fill(step, body, given, now)
+                        _fill(step, body, given, now, now.launcher if heavy else Launcher())
         if step.cached:
             check(artifact)
         site.put(artifact)
@@ -409,18 +420,21 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
     return not step.cached
 
 
-def _fill(step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session) -> None:
+def _fill(
+    step: Step, body: Callable[..., Summary], given: Mapping[str, object], now: Session, launcher: Launcher
+) -> None:
     begun = time.monotonic()
     folder = step.artifact.folder
     for parent in (parent for parents in step.parents.values() for parent in parents if not parent.done):
         now.site.take(parent)
     now.site.regain(step.artifact)
-    state, latest = _recover(folder)
-    run_id = now.tracker.begin(step) if now.tracker else ""
+    run = Run(step, now, "", *_recover(folder))
+    run.run_id = run_id = now.tracker.begin(step) if now.tracker else ""
     step.link = now.tracker.link(run_id) if now.tracker else ""
     try:
-        summary = body(Run(step, now, run_id, state, latest), **given)
+        summary = launcher.fill(run, body, given)
         record = _record(step, summary, time.monotonic() - begun, now)
+        record["made_on"]["processes"] = launcher.processes
         if now.tracker:
             record |= now.tracker.end(run_id, step, record)
         write_json(folder / RECORD, record)

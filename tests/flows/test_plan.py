@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from data.lineage import RECORDED, Artifact, write_json
-from flows.plan import closure, outdated, plan, reasons
+from flows.plan import closure, launcher_for, outdated, plan, reasons
 from flows.recipe import load
 from tasks.stage import Step
 
@@ -179,3 +181,38 @@ def test_a_source_that_changed_under_one_version_is_noticed(tmp_path: Path) -> N
         record = step.artifact.record() | {"source": source or step.source, "version": step.version + version}
         write_json(step.artifact.folder / "record.json", record)
     assert [name for name, step in planned(tmp_path).items() if outdated(step)] == ["zero"]
+
+
+# In how many processes heavy stages run.
+
+
+def test_heavy_stages_run_in_as_many_processes_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("R1_PROCESSES", raising=False)
+    assert [launcher_for(n, "cpu").processes for n in (0, 1, 2, 3)] == [1, 1, 2, 3]
+    assert launcher_for(2, "cuda").processes == 2
+    assert launcher_for(1, "cuda:1").processes == 1
+    assert launcher_for(9, "cpu", elsewhere="cuda").processes == 1  # asked of the machine that they are sent to
+    monkeypatch.setenv("R1_PROCESSES", "3")
+    assert [launcher_for(n, "cpu").processes for n in (0, 1, 2)] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "told"),
+    [
+        (4, "cpu", "4 processes are more than the processors of this machine, 3"),
+        (3, "cuda", "3 processes are more than the GPUs of this machine, 2"),
+        (2, "cuda:1", "2 processes take a GPU each: give the device as cuda instead of cuda:1"),
+        (-1, "cpu", "processes = '-1' is no number from 1 on"),
+        (0, "cpu", "processes = 'many' is no number from 1 on"),
+    ],
+)
+def test_a_number_of_processes_that_cannot_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch, processes: int, device: str, told: str
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("R1_PROCESSES", "many")
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        launcher_for(processes, device)
