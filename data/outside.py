@@ -21,14 +21,19 @@ from data.files import rows_of
 from data.prompts import ASSISTANT, END, TAGS, USER, Parts, parse
 
 FIELDS: Final = (
-    "prompt", "completion", "thinking", "answer", "turns", "solution", "verifier", "correct", "finish", "tokens",
-    "family", "language",
+    "id", "problem", "prompt", "completion", "thinking", "answer", "turns", "solution", "verifier", "correct", "finish",
+    "tokens", "family", "language",
 )  # fmt: skip
 """What a map may name: where the question and the response are, and what is known of them."""
 
 OWN: Final = {"prompt": "prompt", "completion": "completion"}
+SAMPLED: Final = {
+    **{name: name for name in ("id", "prompt", "completion", "solution", "verifier", "finish", "tokens", "family")},
+    "problem": "problem_id", "language": "language", "correct": "verdict",
+}  # fmt: skip
 MAPS: Final[Mapping[str, Mapping[str, str]]] = {
     "own": OWN,
+    "sampled": SAMPLED,
     "open-r1": {
         "prompt": "problem", "completion": "generations", "solution": "answer", "correct": "correctness_math_verify",
         "finish": "is_reasoning_complete",
@@ -46,8 +51,8 @@ MAPS: Final[Mapping[str, Mapping[str, str]]] = {
     "am": {"turns": "messages", "solution": "messages.0.info.reference_answer"},
     "limo": {"prompt": "question", "thinking": "solution", "answer": "answer", "solution": "answer"},
 }  # fmt: skip
-"""Column names of public sets: OpenR1-Math, OpenThoughts-114k and its metadata, Bespoke-Stratos, s1K-1.1,
-AM-DeepSeek-R1-Distilled, LIMO."""
+"""Column names of one's own file, of what sampling leaves here, and of public sets: OpenR1-Math, OpenThoughts-114k and
+its metadata, Bespoke-Stratos, s1K-1.1, AM-DeepSeek-R1-Distilled, LIMO."""
 
 BATCH: Final = 1024  # rows of a Parquet file held at a time
 _SAID: Final = {"user": USER, "human": USER, "assistant": ASSISTANT, "gpt": ASSISTANT}
@@ -55,7 +60,10 @@ _THOUGHT: Final = re.compile(
     r"\s*<\|begin_of_thought\|>(.*?)<\|end_of_thought\|>\s*<\|begin_of_solution\|>(.*?)<\|end_of_solution\|>\s*",
     re.DOTALL,
 )
-_YES, _NO = frozenset({"true", "yes", "correct", "1"}), frozenset({"false", "no", "wrong", "incorrect", "0"})
+_YES, _NO = (
+    frozenset({"true", "yes", "correct", "1"}),
+    frozenset({"false", "no", "wrong", "incorrect", "0", "unparseable", "timeout"}),
+)
 _HAN: Final = re.compile(r"[\u3400-\u9fff]")
 
 
@@ -66,6 +74,8 @@ class Response:
 
     row: int
     where: str
+    id: str | None
+    problem: str | None
     prompt: str
     text: str
     parts: Parts
@@ -150,11 +160,23 @@ def _of_row(number: int, where: str, found: Mapping[str, Any]) -> Iterator[Respo
         prompt = _text(one["prompt"], "prompt", where)
         text, parts = _response(one, where)
         language = one.get("language") or ("zh" if _HAN.search(prompt) else "en")
+        name = one.get("id")
         yield Response(
-            number, where, prompt, text, parts, str(language), one.get("family"), _solution(one.get("solution")),
-            one.get("verifier"), _truth(one.get("correct"), where), _finished(one.get("finish")),
-            _count(one.get("tokens"), where),
-        )  # fmt: skip
+            row=number,
+            where=where,
+            id=name if name is None or count == 1 else f"{name}/{index}",
+            problem=one.get("problem"),
+            prompt=prompt,
+            text=text,
+            parts=parts,
+            language=str(language),
+            family=one.get("family"),
+            solution=_solution(one.get("solution")),
+            verifier=one.get("verifier"),
+            correct=_truth(one.get("correct"), where),
+            finished=_finished(one.get("finish")),
+            tokens=_count(one.get("tokens"), where),
+        )
 
 
 def _one(value: Any, index: int, count: int, field: str, where: str) -> Any:
@@ -213,7 +235,7 @@ def _solution(value: Any) -> str | None:
 
 def _truth(value: Any, where: str) -> bool | None:
     word = str(value).strip().casefold()
-    if value is None or not word:
+    if value is None or word in ("", "infra_error"):
         return None
     if word in _YES or word in _NO:
         return word in _YES

@@ -24,6 +24,7 @@ from tasks.rollout import SCHEMA
 from tasks.stage import Run, Summary, stage
 
 BATCH: Final = 2048  # responses held at a time
+LOOKED_AT: Final = 1000  # responses that are read before anything is made
 
 
 class TrajectoriesConfig(Settings):
@@ -50,8 +51,9 @@ class TrajectoriesConfig(Settings):
 
 
 def inspect(config: TrajectoriesConfig) -> None:
-    """Raise ValueError where there is no response to read, or the first cannot be read by the map."""
-    if next(responses(config.path, column_map(config.map, config.columns)), None) is None:
+    """Raise ValueError where there is no response to read, or one of the first cannot be read by the map."""
+    found = islice(responses(config.path, column_map(config.map, config.columns)), LOOKED_AT)
+    if not sum(1 for _ in found):
         raise ValueError(f"{config.path}: no trajectory in it")
 
 
@@ -86,33 +88,34 @@ def _judged(
     """The rows of a batch. `known` has the number of each prompt's problem, and how many responses it has had."""
     begun = []
     for each in batch:
-        digest = hashlib.blake2b(each.prompt.encode(), digest_size=16).digest()
-        place = known.setdefault(digest, [len(known), 0])
         family = each.family or config.family
+        digest = hashlib.blake2b((each.problem or each.prompt).encode(), digest_size=16).digest()
+        place = known.setdefault(digest, [len(known), 0])
         problem = Problem(
-            f"{family}/{place[0]:07d}", each.prompt, family, each.language, each.prompt, each.solution or "",
-            each.verifier or config.verifier,
+            each.problem or f"{family}/{place[0]:07d}", each.prompt, family, each.language, each.prompt,
+            each.solution or "", each.verifier or config.verifier,
         )  # fmt: skip
         text = written(each.parts.thinking, each.parts.answer) if each.parts.well_formed else each.text
         asked = each.solution is not None and each.correct is None
-        begun.append((each, problem, place[1], verifier.submit(problem, text, "chat") if asked else None))
+        id_ = each.id or f"{problem.id}/{place[1]}"
+        begun.append((each, problem, id_, verifier.submit(problem, text, "chat") if asked else None))
         place[1] += 1
         counts["rows"] += 1
         counts["verified"] += asked
         counts["malformed"] += not each.parts.well_formed
-    for each, problem, sample, judging in begun:
+    for each, problem, id_, judging in begun:
         verdict = judging.result() if judging else _said(each.correct)
-        yield _row(each, problem, sample, verdict)
+        yield _row(each, problem, id_, verdict)
 
 
 def _said(correct: bool | None) -> Verdict | None:
     return None if correct is None else Verdict("correct" if correct else "wrong", reason="the file says so")
 
 
-def _row(each: Response, problem: Problem, sample: int, verdict: Verdict | None) -> dict[str, Any]:
+def _row(each: Response, problem: Problem, id_: str, verdict: Verdict | None) -> dict[str, Any]:
     right = None if verdict is None else float(verdict.status == "correct")
     return dict.fromkeys(SCHEMA) | {
-        "id": f"{problem.id}/{sample}",
+        "id": id_,
         "problem_id": problem.id,
         **{name: getattr(problem, name) for name in ("key", "family", "language", "prompt", "solution", "verifier")},
         "completion": each.text,

@@ -21,6 +21,11 @@ CONVERSATION = {
 }
 ROWS: dict[str, dict[str, Any]] = {
     "own": {"prompt": "1 + 1?", "completion": "<think>two</think>2"},
+    "sampled": {
+        "id": "sum/7/2", "problem_id": "sum/7", "prompt": "1 + 1?", "completion": "<think>two</think>2",
+        "solution": "2", "verifier": "math", "verdict": "unparseable", "finish": "stop", "tokens": 9,
+        "family": "sum", "language": "en",
+    },
     "open-r1": {
         "problem": "1 + 1?", "solution": "It is two.", "answer": "2", "problem_type": "Algebra", "uuid": "u",
         "generations": ["<think>\ntwo\n</think>\n\n2", "<think>\nthree, no"],
@@ -46,6 +51,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 SAID = {  # family, solution, correct
     "own": (None, None, None),
+    "sampled": ("sum", "2", False),
     "open-r1": (None, "2", True),
     "openthoughts": (None, None, None),
     "bespoke-stratos": (None, None, None),
@@ -83,6 +89,13 @@ def test_of_several_responses_each_has_its_own_verdict(tmp_path: Path) -> None:
     first, second = read(write(tmp_path / "set.jsonl", [ROWS["open-r1"]]), "open-r1")
     assert (first.correct, first.finished) == (True, True)
     assert (second.correct, second.finished, second.parts) == (False, False, Parts(None, None, False))
+
+
+def test_names_of_rows_and_problems_are_kept(tmp_path: Path) -> None:
+    [found] = read(write(tmp_path / "set.jsonl", [ROWS["sampled"]]), "sampled")
+    assert (found.id, found.problem, found.tokens, found.verifier) == ("sum/7/2", "sum/7", 9, "math")
+    first, second = read(write(tmp_path / "set.jsonl", [ROWS["open-r1"]]), "open-r1", id="uuid")
+    assert (first.id, second.id) == ("u/0", "u/1")
 
 
 def test_turns_before_the_last_are_the_prompt(tmp_path: Path) -> None:
@@ -152,8 +165,8 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "columns", "message"),
     [
-        ("nosuch", {}, "no map 'nosuch'; there are own, open-r1, openthoughts"),
-        ("own", {"typo": "x"}, "columns name prompt, completion, thinking"),
+        ("nosuch", {}, "no map 'nosuch'; there are own, sampled, open-r1, "),
+        ("own", {"typo": "x"}, "columns name id, problem, prompt, "),
     ],
 )
 def test_a_map_that_is_none_is_refused(name: str, columns: dict[str, str], message: str) -> None:
