@@ -30,6 +30,7 @@ class ForeignModel(LanguageModel):
     def __init__(self, inner: Any) -> None:
         super().__init__()
         self.inner, self.config = inner.eval(), inner.config
+        self.recomputes = False
 
     @property
     def context(self) -> int:
@@ -42,7 +43,21 @@ class ForeignModel(LanguageModel):
     def train(self, mode: bool = True) -> ForeignModel:
         """Mark what is trained; the model computes as in evaluation either way."""
         self.training = mode
+        if self.recomputes:
+            self.inner.train(mode)
         return self
+
+    def checkpoint_activations(self) -> None:
+        """As `LanguageModel`: layer by layer, while the model is in training mode."""
+        for module in self.inner.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
+        before = self.inner.gradient_checkpointing_enable  # its name before transformers 5.23
+        getattr(self.inner, "activation_checkpointing_enable", before)({"use_reentrant": False})
+        self.recomputes = True
+        self.train(self.training)
 
     def hidden(self, tokens_BT: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         """As `LanguageModel`; nothing is told of routing."""

@@ -25,6 +25,7 @@ from model.foreign_decode import ForeignDecoder
 from model.slots import Captured, SlotCache, bucket
 
 WIDTH = 256  # tokens by which what a step attends to grows
+ALIGNED = 8  # tokens by which attention reads a mask
 FILLED = 0.8  # part of the free memory that a cache may take
 KEPT_BYTES = 4 * 2**30  # a larger cache does not outlive its samples
 UNCAPTURED_ROPES = {"dynamic", "longrope"}  # they ask the CPU for the longest position
@@ -72,7 +73,7 @@ class CapturingDecoder(ForeignDecoder):
 
     def new_cache(self, rows: int, tokens: int) -> LatentCache:
         """The cache of the last call where that is large enough, without rows."""
-        rows = bucket(max(1, rows))
+        rows, tokens = bucket(max(1, rows)), -(-tokens // ALIGNED) * ALIGNED
         if self.cache is None or len(self.cache.slots) < rows or self.cache.capacity < tokens:
             self.graphs.clear()
             self.cache = None  # so that there is room for the new one

@@ -52,6 +52,13 @@ class LanguageModel(nn.Module):
     def gather_load(self) -> None:
         """Make the experts' load since the last `update_bias` that of all ranks, which is to be done once."""
 
+    def checkpoint_activations(self) -> None:
+        """From now on, compute activations again in the backward pass instead of keeping them.
+
+        Raises ValueError for an architecture that cannot.
+        """
+        raise ValueError("gradient_checkpointing = true: this architecture keeps all its activations")
+
     def update_bias(self, gamma: float) -> dict[int, float]:
         """Balance the experts' load since the last call; returns MaxVio by layer, nothing without experts."""
         del gamma

@@ -31,7 +31,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from data.lineage import Judge, Policy, Table, seed_of
+from data.lineage import PLACE, Judge, Policy, Table, seed_of
 from data.prompts import Template, render
 from data.records import Problem, Trajectory
 from data.sandbox import Isolation
@@ -94,6 +94,9 @@ class GRPOConfig(RewardWeights):
     max_completion_length: int = Field(192, ge=1)
     general_prompts_per_step: int = Field(0, ge=0, description="of the questions, how many are general prompts")
     preference_last_steps: int = Field(0, ge=0, description="general prompts and their reward only in the last steps")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again instead of keeping them", json_schema_extra=PLACE
+    )
     save_steps: int = Field(20, ge=1, description="steps between checkpoints")
     on_collapse: OnCollapse = Field(
         "warn",
@@ -154,6 +157,8 @@ def learner(speaker: Speaker, config: GRPOConfig, device: str) -> Learner:
     """Make a policy ready for training; its reference, in evaluation mode, counts no expert's load."""
     speaker.model.eval()
     reference = copy.deepcopy(speaker.model).requires_grad_(False) if config.beta else None
+    if config.gradient_checkpointing:
+        speaker.model.checkpoint_activations()
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
     return Learner(speaker, reference, optimizer, config, device)
 

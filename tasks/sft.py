@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from data.lineage import Policy, Settings, Table, seed_of
+from data.lineage import PLACE, Policy, Settings, Table, seed_of
 from data.prompts import ASSISTANT, BEGIN, CHAT_TEMPLATE, END, PAD, PARAGRAPH, TAGS, USER
 from data.records import Row
 from data.world.words import pieces
@@ -92,6 +92,9 @@ class SFTConfig(Balance):
     weight_decay: float = Field(0.1, ge=0)
     max_length: int = Field(512, ge=8, description="tokens; a longer row is refused")
     mtp_lambda: float = Field(0.1, ge=0)
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again instead of keeping them", json_schema_extra=PLACE
+    )
     seed: int = 0
 
 
@@ -282,6 +285,8 @@ def pretrain(run: Run, config: PretrainConfig) -> Summary:
 def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summary:
     """Teach a policy the rows of a table."""
     speaker = load(policy, run.device)
+    if config.gradient_checkpointing:
+        speaker.model.checkpoint_activations()
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     student = Student(speaker, optimizer, config, run.device)
     lessons = rows_of(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -201,3 +202,29 @@ def test_the_end_of_the_context_and_what_a_model_lacks(llama):
         sample(model, PROMPTS, SEEDS, **SETTINGS, drafts=Drafts())
     assert model.update_bias(0.1) == {}
     assert model.max_violation() == 0.0
+
+
+def test_activations_that_are_computed_again_give_the_same_gradients(model):
+    again = copy.deepcopy(model)
+    again.config.attention_dropout = 0.5
+    for module in again.inner.modules():
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.5
+    again.checkpoint_activations()
+    calls = []
+    layer = again.inner.base_model.layers[0]
+    layer.input_layernorm.register_forward_hook(lambda *_: calls.append(1))
+    tokens = torch.tensor([[5, 6, 7, 8, 9, 10]])
+    for each in (model, again):
+        each.train()
+        logprobs(each, tokens).sum().backward()
+        each.eval()
+    assert len(calls) == 2  # forward, and once more for the backward pass
+    theirs = dict(again.inner.named_parameters())
+    for name, weight in model.inner.named_parameters():
+        if weight.grad is not None:
+            torch.testing.assert_close(theirs[name].grad, weight.grad, atol=1e-6, rtol=1e-5)
+    model.zero_grad()
+    assert not again.inner.training
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens), model(tokens))
