@@ -116,6 +116,7 @@ def build(
         crew.all("facts", range(len(job.trajectories)))
         crew.all("suspects", range(job.buckets))
         crew.all("looks", range(len(job.trajectories)))
+        crew.all("prompts", range(job.buckets))
         crew.all("verdicts", range(job.buckets))
         built, waterfall = _placed(job, config)
         crew.all("dealt", range(len(job.shards)))
@@ -164,7 +165,7 @@ class _Crew:
     def __init__(self, job: Job, workers: int, on_progress: Progress | None) -> None:
         self._job, self._on_progress = job, on_progress
         self._pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers else None
-        self._done, self._total = 0, 2 * len(job.trajectories) + 2 * job.buckets + len(job.shards) + len(TABLES)
+        self._done, self._total = 0, 2 * len(job.trajectories) + 3 * job.buckets + len(job.shards) + len(TABLES)
 
     def __enter__(self) -> _Crew:
         return self

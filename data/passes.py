@@ -3,6 +3,7 @@
     scan      shard  -> facts      the row filters' reasons; what group filters must know of each row
     suspect   bucket -> suspects   rows whose texts a group filter must see once more
     look      shard  -> looks      what it sees there
+    sift      bucket -> prompts    near duplicates among prompts with the same numerals
     judge     bucket -> verdicts   every row's reason, null for those that stay
     deal      shard  -> dealt      rows of each table to come, by the bin that they will stand in
     serve     table  -> a Parquet file, bin after bin
@@ -27,7 +28,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.filters import Contaminated, Context, FilterConfig, GroupFilter, Repetition, with_language
+from data.filters import (
+    Contaminated,
+    Context,
+    FilterConfig,
+    GroupFilter,
+    NearDuplicatePrompt,
+    Repetition,
+    with_language,
+)
 from data.filters.kinds import KEPT_FACTS
 from data.language import consistency
 from data.prompts import ASSISTANT, BEGIN, TAGS, USER
@@ -215,11 +224,35 @@ def look(job: Job, number: int, path: Path) -> None:
     ).write_parquet(path, compression="lz4")
 
 
+def _across(job: Job) -> tuple[int, NearDuplicatePrompt] | None:
+    return next(
+        ((order, each) for order, each in enumerate(job.filters) if isinstance(each, NearDuplicatePrompt)), None
+    )
+
+
+def sift(job: Job, bucket: int, path: Path) -> None:
+    """Find near duplicates among the prompts that share their numerals, of all problems with a row left."""
+    across = _across(job)
+    if across is None:
+        pl.DataFrame(schema={"problem_id": pl.String, "partner": pl.String}).write_parquet(path)
+        return
+    order, each = across
+    columns = ["problem_id", "prompt_numerals", "prompt_shingles"]
+    left = (pl.col("fired") > order) & (pl.col("prompt_numerals") % job.buckets == bucket)
+    files = [job.file("facts", number) for number in range(len(job.trajectories))]
+    prompts = pl.concat(
+        pl.read_parquet(file, columns=[*columns, "fired"]).filter(left).select(columns) for file in files
+    )
+    each.alike(prompts.unique("problem_id", keep="first")).write_parquet(path)
+
+
 def judge(job: Job, bucket: int, path: Path) -> None:
     """Give every row of a bucket its reason: the first filter that fires on what the earlier ones left."""
     facts = _gathered(job, "facts", bucket)
     looks = _gathered(job, "looks", bucket).drop("bucket")
-    facts = facts.join(looks, on=["shard", "place"], how="left").sort("id", "shard", "place")
+    partners = pl.concat(pl.read_parquet(job.file("prompts", number)) for number in range(job.buckets))
+    facts = facts.join(looks, on=["shard", "place"], how="left").join(partners, on="problem_id", how="left")
+    facts = facts.sort("id", "shard", "place")
     for order, each in _group_filters(job):
         alive = facts["fired"] > order
         details = each.details(facts.filter(alive))
@@ -328,6 +361,7 @@ PASSES: Final[Mapping[str, Pass]] = {
     "facts": scan,
     "suspects": suspect,
     "looks": look,
+    "prompts": sift,
     "verdicts": judge,
     "dealt": deal,
     "table": serve,

@@ -87,6 +87,16 @@ def runs(text: pl.Series, size: int) -> list[Any]:
     return walk.runs(text, size)
 
 
+def numerals_and_runs(texts: pl.Series, size: int) -> tuple[list[int | None], list[Any]]:
+    """Each text's hash of numerals, and the distinct hashes of its runs of `size` units; None where one walk cannot
+    tell."""
+    from data import walk
+
+    found, _ = walk.walked(texts, texts.str.len_bytes().cast(pl.Int64), walk.Lookup([], size), size)
+    numbers = [None if odd else int(each) for odd, each in zip(found["odd"], found["numerals"], strict=True)]
+    return numbers, walk.runs(texts, size)
+
+
 def one_language(texts: pl.Series, languages: pl.Series, min_consistency: float) -> pl.Series:
     """Whether each text is of its language beyond doubt (`data.script`); no nulls."""
     from data.script import surely

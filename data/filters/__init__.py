@@ -21,6 +21,7 @@ from pydantic import Field
 
 from data.filters.groups import Duplicate, NearDuplicate, Surplus
 from data.filters.kinds import Context, GroupFilter, RowFilter
+from data.filters.prompts import NearDuplicatePrompt
 from data.filters.rows import (
     CodeBlock,
     Compressible,
@@ -51,6 +52,7 @@ __all__ = [
     "Malformed",
     "MixedLanguage",
     "NearDuplicate",
+    "NearDuplicatePrompt",
     "NoSummary",
     "NoThinking",
     "NotCorrect",
@@ -82,6 +84,7 @@ FilterConfig = Annotated[
     | Contaminated
     | Duplicate
     | NearDuplicate
+    | NearDuplicatePrompt
     | Surplus,
     Field(discriminator="name"),
 ]

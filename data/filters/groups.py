@@ -86,7 +86,7 @@ class NearDuplicate(GroupFilter):
         ).iter_rows():
             shingles = frozenset(row)
             others = kept.setdefault((problem, number), [])
-            partner = next((name for name, theirs in others if _jaccard(shingles, theirs) >= self.min_similarity), None)
+            partner = next((name for name, theirs in others if jaccard(shingles, theirs) >= self.min_similarity), None)
             if partner is None:
                 others.append((id_, shingles))
             found[place] = partner
@@ -98,7 +98,8 @@ def numerals_hash(text: str) -> int:
     return run_hash(map(unit_hash, numerals(text)))
 
 
-def _jaccard(left: frozenset[int], right: frozenset[int]) -> float:
+def jaccard(left: frozenset[int], right: frozenset[int]) -> float:
+    """Share of what either set holds that both hold; 1 for two empty sets."""
     return len(left & right) / len(left | right) if left or right else 1.0
 
 

@@ -20,7 +20,7 @@ from polars.testing import assert_frame_equal
 
 from data import passes
 from data.build import BuildConfig, Input, build
-from data.filters import Context, FilterConfig, NearDuplicate, Surplus, apply, name_of
+from data.filters import Context, FilterConfig, NearDuplicate, NearDuplicatePrompt, Surplus, apply, name_of
 from data.prompts import parse, render, written
 from data.scan import taken_apart
 
@@ -33,7 +33,8 @@ TYPES: dict[str, Any] = {
     "reward": pl.Float64,
 }
 EVALUATION = ["start with 398 then take 7 and add 458 what is left"]
-CONFIG = BuildConfig(general_share=0.1, max_rows=60, seed=3)
+CONFIG = BuildConfig(general_share=0.1, max_rows=30, seed=3)
+CONFIG = CONFIG.model_copy(update={"filters": [*CONFIG.filters, NearDuplicatePrompt()]})
 
 
 def trajectories(problems: int = 60, samples: int = 5, seed: int = 0) -> pl.DataFrame:
@@ -57,7 +58,7 @@ def trajectories(problems: int = 60, samples: int = 5, seed: int = 0) -> pl.Data
                 {
                     "id": f"p{problem}/{sample}", "problem_id": f"p{problem}",
                     "family": ("chain", "logic")[problem % 2], "language": "en",
-                    "prompt": f"what is {problem} ?", "verifier": "math",
+                    "prompt": f"what is {problem // 3 * 3} ?", "verifier": "math",
                     "completion": ("", "<think> so </think>", "<think> so")[sample % 3],
                     "thinking": None if fault == 6 else thinking, "answer": None if fault == 6 else answer,
                     "finish": "length" if fault == 7 else "stop", "verdict": "wrong" if fault == 8 else "correct",
@@ -206,7 +207,7 @@ def test_a_stopped_build_goes_on_without_doing_anything_twice(made: Make, monkey
         except KeyboardInterrupt:
             stops += 1
     assert stops == 4
-    assert len(ran) == len(set(ran)) == 4 + 1 + 4 + 1 + 8 + 3
+    assert len(ran) == len(set(ran)) == 4 + 1 + 4 + 1 + 1 + 8 + 3
     assert found == whole
 
 
@@ -214,10 +215,13 @@ KILLED = """
 import sys
 from pathlib import Path
 from data.build import BuildConfig, Input, build
+from data.filters import NearDuplicatePrompt
 folder = Path(sys.argv[1])
 given = Input(folder / "trajectories", folder / "general", [{evaluation!r}])
 if __name__ == "__main__":
-    build(given, BuildConfig(general_share=0.1, max_rows=60, seed=3), folder / "out", folder / "work",
+    config = BuildConfig(general_share=0.1, max_rows=30, seed=3)
+    config = config.model_copy(update={{"filters": [*config.filters, NearDuplicatePrompt()]}})
+    build(given, config, folder / "out", folder / "work",
           workers=2, shard_bytes=1)
 """
 

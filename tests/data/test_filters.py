@@ -1,5 +1,6 @@
 """Each filter with near misses on both sides; the order decides the reason."""
 
+from random import Random
 from typing import Any
 
 import polars as pl
@@ -18,6 +19,7 @@ from data.filters import (
     Malformed,
     MixedLanguage,
     NearDuplicate,
+    NearDuplicatePrompt,
     NoSummary,
     NotCorrect,
     NoThinking,
@@ -241,6 +243,34 @@ def test_near_duplicates_name_the_kept_partner() -> None:
     ]
     found = reasons(rows, NearDuplicate(min_similarity=0.8))
     assert found == {"01": ("near_duplicate", "00")}
+
+
+def test_near_duplicate_prompts_across_problems() -> None:
+    ask = "please take all of the apples and the pears together and then say how many of them there are, given {}"
+    prompts = [ask.format(7), ask.format(8), ask.format(7).upper(), ask.format(7).replace("then say", "tell"),
+               ask.format(7).replace("take", "put"), "what is it then?", "what is it then?"]  # fmt: skip
+    rows = [{"prompt": prompt, "problem_id": f"p{n}", "thinking": f"so {n}"} for n, prompt in enumerate(prompts)]
+    found = reasons([*rows, rows[2]], NearDuplicatePrompt(min_similarity=0.8))
+    assert {id_: detail for id_, (_, detail) in found.items()} == {"02": "p0", "04": "p0", "06": "p5", "07": "p0"}
+    assert set(reasons(rows, NearDuplicatePrompt(min_similarity=0.7))) == {"02", "03", "04", "06"}
+
+
+def test_near_duplicate_prompts_are_those_of_all_pairs() -> None:
+    rng = Random(3)
+    prompts = [" ".join(rng.choices(["abc", "def", "ghi", "jkl", "mno"], k=rng.randrange(1, 9))) for _ in range(150)]
+    rows = [{"prompt": prompt, "problem_id": f"p{n:03}"} for n, prompt in enumerate(prompts)]
+    each = NearDuplicatePrompt(min_similarity=0.6, shingle=1)
+    kept: list[int] = []
+    expected = {}
+    for n, prompt in enumerate(prompts):
+        mine, sets = set(prompt.split()), [set(each.split()) for each in prompts]
+        alike = [other for other in kept if len(mine & sets[other]) / len(mine | sets[other]) >= 0.6]
+        if alike:
+            expected[f"{n:02}"] = f"p{alike[0]:03}"
+        else:
+            kept.append(n)
+    assert {id_: detail for id_, (_, detail) in reasons(rows, each).items()} == expected
+    assert 20 < len(expected) < 140
 
 
 @pytest.mark.parametrize("pair", [("3 + 4", "3 - 4"), ("得 三", "得 四"), ("three", "four"), ("C A B D", "A C B D")])
