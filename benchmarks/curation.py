@@ -24,7 +24,7 @@ from pathlib import Path
 
 import polars as pl
 
-from benchmarks import audit, trajectories
+from benchmarks import audit, near, trajectories
 from benchmarks.drafts import DOMAINS, MAX_TOKENS
 from benchmarks.footprint import Footprint, size_of, watched
 from benchmarks.planting import counts
@@ -181,6 +181,14 @@ def _for_datatrove(made: Made, place: Path) -> None:
     (place / "evaluation.json").write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
 
 
+def near_duplicates(made: Made) -> None:
+    """Near duplicates by the build's filter, rensa and datasketch."""
+    if made.peers is None:
+        print("no --peers, no rensa and datasketch")
+        return
+    near.compare(made.folder, made.peers, made.device)
+
+
 def invariance(made: Made) -> None:
     """The same set from the shards as they are, from one table in another order, and by one process."""
     digests = {}
@@ -222,7 +230,12 @@ def _no_general(into: Path) -> Path:
     return path
 
 
-PARTS: dict[str, Callable[[Made], None]] = {"figures": figures, "datatrove": datatrove, "invariance": invariance}
+PARTS: dict[str, Callable[[Made], None]] = {
+    "figures": figures,
+    "datatrove": datatrove,
+    "near": near_duplicates,
+    "invariance": invariance,
+}
 
 
 def main(arguments: Sequence[str]) -> None:
