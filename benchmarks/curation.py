@@ -69,10 +69,13 @@ def declared() -> BuildConfig:
     return BuildConfig(
         filters=[
             filters.NotCorrect(),
-            filters.Malformed(),
+            filters.NoThinking(),
+            filters.NoSummary(),
             filters.Truncated(),
+            filters.Malformed(),
             filters.OverLong(max_tokens=MAX_TOKENS),
             filters.MixedLanguage(),
+            filters.SummaryLanguage(),
             filters.LongParagraph(max_units=LONG),
             filters.CodeBlock(),
             filters.Repetition(max_line_repeats=LINES),
@@ -112,8 +115,10 @@ def figures(made: Made) -> None:
     _keep(made, f"curation: a whole build {note}", took.seconds, unit="s", goal="<= 600 for 1.2 M rows")
     _keep(made, f"curation: tokens a second {note}", tokens / took.seconds, unit="tokens/s", goal="shown")
     _keep(made, "curation: peak memory", took.memory / GB, unit="GB", goal="<= 4")
-    beside = (took.disk - size_of(result)) / size_of(made.folder / "shards")
-    _keep(made, "curation: disk beside the result", beside, unit="of the input's Parquet", goal="<= 1.5")
+    beside = took.disk - size_of(result)
+    _keep(made, "curation: disk beside the result", beside / made.text_bytes, unit="of the input's text", goal="<= 1.5")
+    packed = beside / size_of(made.folder / "shards")
+    _keep(made, "curation: disk beside the result, packed", packed, unit="of the input's Parquet", goal="shown")
     truth, dropped = made.truth(), pl.read_parquet(result / "dropped.parquet", columns=list(audit.DROPPED))
     for defect, score in audit.scores(truth, dropped).items():
         exact = defect in ("duplicate", "contaminated")

@@ -76,6 +76,8 @@ def said_thrice(draft: Draft, bench: Bench) -> Draft:
     if size_of(draft) < 500:
         return draft
     line = bench.plain(draft.question.language)
+    if line in draft.text:
+        return draft
     for _ in range(LINES):
         draft = with_paragraph(draft, bench, (line,))
     return draft
