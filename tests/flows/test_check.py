@@ -11,6 +11,7 @@ import pytest
 
 from data.golds import gold_answer
 from flows.check import check
+from flows.plan import plan
 from flows.recipe import Recipe, load
 from model.tokenizer import Tokenizer
 from tasks.survey import room, survey
@@ -70,6 +71,8 @@ def test_a_base_answers_a_handful_and_faults_are_marked(recipe: Recipe) -> None:
     text = "\n".join(line for line, _ in lines)
     assert "714,912 parameters, a context of 512 tokens" in text
     assert text.count("\n  gold    '") == text.count("\n  answer  '") == 3
+    stages = [step.artifact.name for step in plan(recipe, Path("nowhere"))]
+    assert [line.split()[0] for line, _ in lines[-len(stages) - 1 :]] == [*stages, "altogether"]
     assert text.count(" User:  result ? ") == 3  # the system's words, before each question as it is tokenised
 
 

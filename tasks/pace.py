@@ -1,0 +1,246 @@
+"""How fast a base samples and learns on this device, and what memory that takes, by a timed step of each kind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+
+from data.prompts import render
+from data.records import Problem, Row, Trajectory
+from data.sandbox import Isolation
+from data.verifiers import Verifier
+from model.optim import adamw
+from tasks.batch import padded_batches
+from tasks.grpo import GRPOConfig, learner, update
+from tasks.rollout import Speaker, rollout
+from tasks.sft import SFTConfig, Student
+
+ASKED: Final = 32
+"""Problems of the timed rollout."""
+FLOAT_BYTES: Final = 4
+RATE: Final = 1e-9
+"""Learning rate of the timed steps, which nobody is to learn from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds of a step: so many for each step, and so many for each token in it."""
+
+    step_s: float
+    token_s: float
+
+    def seconds(self, steps: float, tokens: float) -> float:
+        """Seconds of so many steps with so many tokens altogether."""
+        return steps * self.step_s + tokens * self.token_s
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What was measured on a base: seconds a token, tokens of a prompt and of an answer, the share that is right.
+
+    `bytes_sampling`, `bytes_tuning` and `bytes_reinforcing` are the peaks of memory at the longest completions
+    that the settings allow.
+    """
+
+    sampled_token_s: float
+    tuning: Line
+    reinforcing: Line
+    prompt: float
+    answer: float
+    accuracy: float
+    bytes_sampling: int
+    bytes_tuning: int
+    bytes_reinforcing: int
+
+
+def measure(
+    speaker: Speaker, problems: Sequence[Problem], config: GRPOConfig, tuning: SFTConfig, device: str,
+    isolation: Isolation,
+) -> Pace:  # fmt: skip
+    """Time a rollout, a step of fine-tuning and an update of RL on a base, which is changed by that.
+
+    `problems` are reasoning problems. Steps are timed at a quarter of their answers and at all of them, the
+    second time they are taken, and memory is that of the longest answers allowed. Raises ValueError where those
+    do not fit into a GPU.
+    """
+    try:
+        return _measured(speaker, problems, config, tuning, device, isolation)
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            f"a step with prompts and max_completion_length = {config.max_completion_length} does not fit into the "
+            f"{memory_of(device) / 1e9:.1f} GB of {device} beside {parameters_of(speaker):,} parameters and their "
+            "optimiser; a smaller max_completion_length or beta = 0 takes less"
+        ) from None
+
+
+def parameters_of(speaker: Speaker) -> int:
+    """How many parameters a policy has."""
+    return sum(each.numel() for each in speaker.model.parameters())
+
+
+def _measured(
+    speaker: Speaker, problems: Sequence[Problem], config: GRPOConfig, tuning: SFTConfig, device: str,
+    isolation: Isolation,
+) -> Pace:  # fmt: skip
+    _forget_peak(device)
+    flat, sampling_s = _sampled(speaker, problems[:ASKED], config, device, isolation)
+    generated = sum(len(each.completion.ids) for each in flat)
+    prompts = _tokens(flat, speaker, config) - generated
+    peak_sampling = _peak(device)
+    tuned = _tuning(speaker, flat, config, tuning, device)
+    peak_tuning = _peak(device)
+    reinforced = _reinforcing(speaker, flat, config, device)
+    return Pace(
+        sampling_s / generated,
+        tuned,
+        reinforced,
+        prompts / len(flat),
+        generated / len(flat),
+        sum(each.verdict is not None and each.verdict.status == "correct" for each in flat) / len(flat),
+        peak_sampling,
+        peak_tuning,
+        _peak(device),
+    )
+
+
+def _sampled(
+    speaker: Speaker, asked: Sequence[Problem], config: GRPOConfig, device: str, isolation: Isolation
+) -> tuple[list[Trajectory], float]:
+    """Answers with an advantage, and the seconds that sampling and judging them took."""
+
+    def ask(problems: Sequence[Problem]) -> list[list[Trajectory]]:
+        return rollout(speaker, problems, config.sampling, config, stream=("pace",), verifier=verifier)
+
+    with Verifier(isolation=isolation) as verifier:
+        ask(asked[:2])  # warms up what is made once
+        begun = time.perf_counter()
+        groups = ask(asked)
+        _finish(device)
+        return [replace(each, advantage=1.0) for group in groups for each in group], time.perf_counter() - begun
+
+
+def _tuning(speaker: Speaker, flat: Sequence[Trajectory], config: GRPOConfig, tuning: SFTConfig, device: str) -> Line:
+    optimizer = adamw(speaker.model, lr=RATE, weight_decay=0.0, betas=(0.9, 0.95))
+    student = Student(speaker, optimizer, tuning, device)
+    found = _line(lambda part: _tune(student, part), flat, speaker, config, device)
+    _tune(student, _longest(flat, config)[:1])
+    return found
+
+
+def _reinforcing(speaker: Speaker, flat: Sequence[Trajectory], config: GRPOConfig, device: str) -> Line:
+    apprentice = learner(speaker, config.model_copy(update={"learning_rate": RATE}), device)
+    found = _line(lambda part: update(apprentice, part, 1), flat, speaker, config, device)
+    update(apprentice, _longest(flat, config)[:2], 1)
+    return found
+
+
+def _tune(student: Student, part: Sequence[Trajectory]) -> None:
+    rows = [Row(each.id, "", "", render(each.problem.prompt, "chat"), each.completion.text, "") for each in part]
+    tokenizer = student.speaker.tokenizer
+    prompts = tokenizer.encode_batch([row.prompt for row in rows])
+    sequences = [[*prompt, *each.completion.ids] for prompt, each in zip(prompts, part, strict=True)]
+    lengths = [len(prompt) for prompt in prompts]
+    student.step(list(padded_batches(sequences, lengths, pad_id=tokenizer.pad_id, device=student.device)), RATE)
+
+
+def _longest(flat: Sequence[Trajectory], config: GRPOConfig) -> list[Trajectory]:
+    """The same answers, repeated until they are as long as an answer may be."""
+    long = []
+    for each in flat:
+        ids, logprobs = each.completion.ids, each.completion.logprobs
+        times = -(-config.max_completion_length // len(ids))
+        whole = replace(
+            each.completion,
+            ids=(ids * times)[: config.max_completion_length],
+            logprobs=(logprobs * times)[: config.max_completion_length],
+        )
+        long.append(replace(each, completion=whole))
+    return long
+
+
+def _line(
+    step: Callable[[Sequence[Trajectory]], object],
+    flat: Sequence[Trajectory],
+    speaker: Speaker,
+    config: GRPOConfig,
+    device: str,
+) -> Line:
+    """Fit the time of a step over its tokens, prompts among them, through a small step and a large one."""
+    few = flat[: max(1, len(flat) // 4)]
+    step(few)
+    small_s, large_s = _seconds(step, few, device), _seconds(step, flat, device)
+    small, large = (_tokens(part, speaker, config) for part in (few, flat))
+    token_s = max(large_s - small_s, 0.0) / max(large - small, 1)
+    return Line(max(small_s - token_s * small, 0.0), token_s)
+
+
+def _seconds(step: Callable[[Sequence[Trajectory]], object], part: Sequence[Trajectory], device: str) -> float:
+    """The shorter time of two."""
+    times = []
+    for _ in range(2):
+        begun = time.perf_counter()
+        step(part)
+        _finish(device)
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def _tokens(part: Sequence[Trajectory], speaker: Speaker, config: GRPOConfig) -> int:
+    prompts = speaker.tokenizer.encode_batch([render(each.problem.prompt, config.template) for each in part])
+    return sum(map(len, prompts)) + sum(len(each.completion.ids) for each in part)
+
+
+def _finish(device: str) -> None:
+    """Wait for what the device was told to do."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+# Memory.
+
+
+def _forget_peak(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: str) -> int:
+    """The most bytes held so far: on a GPU by tensors, on a CPU by the process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory_of(device: str) -> int:
+    """The bytes that a device has."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def parts_of(parameters: int, beta: float) -> dict[str, int]:
+    """Bytes of each part of an update, activations not counted: float32 throughout, AdamW with two moments."""
+    whole = FLOAT_BYTES * parameters
+    return {"weights": whole, "gradients": whole, "AdamW": 2 * whole} | ({"reference": whole} if beta else {})
+
+
+def shortage(name: str, parts: Mapping[str, int], has: int) -> str | None:
+    """Say which part needs how much where the parts are more than a device has, and what would fit; None if not."""
+    needed = sum(parts.values())
+    if needed <= has:
+        return None
+    listed = ", ".join(f"{part} {size / 1e9:.1f} GB" for part, size in parts.items())
+    without = needed - parts.get("reference", 0)
+    if without <= has:
+        remedy = f"beta = 0, which needs no reference, would fit with {without / 1e9:.1f} GB"
+    else:
+        parameters = parts["weights"] // FLOAT_BYTES
+        remedy = f"a base of at most {int(parameters * has / without):,} parameters would fit, with beta = 0"
+    sizes = f"{needed / 1e9:.1f} GB beside the activations, and the device has {has / 1e9:.1f} GB"
+    return f"{name}: {listed}: {sizes}; {remedy}"
