@@ -90,11 +90,12 @@ def _learned(record: Mapping[str, Json], runs: Path) -> Iterator[tuple[Path, Map
 
 
 def _maker(record: Mapping[str, Json]) -> str:
-    """Who made the rows of a table: a policy or the writers, the stage and its version, and the seed."""
+    """Who made the rows of a table: a policy, the writers or others, the stage and its version, and the seed."""
     config = record["config"]["config"]
     policy = next((f"{each['name']} ({each['key']})" for each in record["parents"] if each["argument"] == "policy"), "")
     seed = config.get("sampling", config).get("seed", 0)
-    return f"by {policy or 'writers'}, {record['stage']} version {record['version']}, seed {seed}"
+    made_by = policy or ("others" if record["stage"] == "take" else "writers")
+    return f"by {made_by}, {record['stage']} version {record['version']}, seed {seed}"
 
 
 def _source(table: Path) -> pl.Expr:

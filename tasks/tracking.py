@@ -429,7 +429,8 @@ class MlflowTracker:
             self.client.log_text(run_id, picture.read_text(encoding="utf-8"), picture.name)
         if (folder / "waterfall.parquet").is_file():
             counts = breakdown(folder)
-            self.client.log_table(run_id, counts.to_dict(as_series=False), "waterfall.json")
+            shown = counts.with_columns(pl.col("domain", "language").fill_null(""))
+            self.client.log_table(run_id, shown.to_dict(as_series=False), "waterfall.json")
             self.client.log_text(run_id, figures.waterfall(by_reason(counts)), "waterfall.svg")
             self.client.log_text(run_id, composition_table(composition(folder)), "composition.md")
         if (folder / PICTURE).is_file():

@@ -25,6 +25,8 @@ from flows.keep import collect_garbage
 from flows.plan import plan
 from flows.trace import find
 from tasks.rollout import as_frame
+from tasks.stage import Session, session
+from tasks.tracking import MlflowTracker
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["rejection.curate.general_share=0.2"]
@@ -216,4 +218,37 @@ def test_a_map_that_does_not_fit_is_one_line(tmp_path: Path, changes: list[str],
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         what_if.ask(recipes.load(str(own(tmp_path)), changes, absent=what_if.NO_MODELS), runs)
     assert "\n" not in str(error.value)
+    assert not runs.exists()
+
+
+def test_mlflow_shows_where_the_rows_went_and_what_a_threshold_does(runs: Path) -> None:
+    asked = what_if.ask(recipes.load("tiny", SETTINGS), runs, sweep="surplus.max_per_problem=1,2")
+    tracker = MlflowTracker(runs, "tiny")
+    with session(Session(runs, "plain", tracker=tracker)):
+        asked.make(runs)
+    found = {run.data.tags["mlflow.runName"]: run for run in tracker.client.search_runs([tracker.experiment_id])}
+    build = found["rejection_rows[surplus.max_per_problem=1] (curate)"].info.run_id
+    names = {each.path for each in tracker.client.list_artifacts(build)}
+    assert names == {"waterfall.json", "waterfall.svg", "composition.md"}
+    table = pl.DataFrame(tracker.client.load_table(tracker.experiment_id, "waterfall.json", [build]).to_dict("list"))
+    assert table.filter(pl.col("reason") == "surplus").select("domain", "language", "rows").rows() == [
+        ("chain", "en", 10),
+        ("chain", "zh", 10),
+    ]
+    note = tracker.client.get_run(build).data.tags["mlflow.note.content"]
+    assert "| surplus | 20 | 33.3 % |" in note
+    curve = found["curve (curve)"]
+    assert {each.path for each in tracker.client.list_artifacts(curve.info.run_id)} == {"curve.json", "curve.svg"}
+    assert curve.data.metrics["summary/kept/2"] == 50
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [([], "no trajectory in it"), ([{"question": "2 + 2?", "solution": " ", "answer": "4"}], "thinking must be text")],
+)
+def test_own_trajectories_that_cannot_be_read_leave_nothing(tmp_path: Path, lines: list[Any], message: str) -> None:
+    recipe, runs = own(tmp_path), tmp_path / "runs"
+    (tmp_path / "limo.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=rf"^rejection\.trajectories: .*{message}[^\n]*$"):
+        what_if.ask(recipes.load(str(recipe), absent=what_if.NO_MODELS), runs)
     assert not runs.exists()
