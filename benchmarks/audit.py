@@ -25,7 +25,7 @@ REASONS: Final[Mapping[str, tuple[str, ...]]] = {
     "contaminated": ("contaminated",),
     "duplicate": ("duplicate",),
     "near_duplicate": ("near_duplicate",),
-    "near_prompt": ("near_prompt",),
+    "near_prompt": ("near_duplicate_prompt",),
 }
 """Reasons that name a defect. What was cut within its thinking has no summary either."""
 
@@ -76,7 +76,8 @@ def judged(truth: pl.DataFrame, dropped: pl.DataFrame) -> pl.DataFrame:
 def partners_named(truth: pl.DataFrame, dropped: pl.DataFrame) -> Score:
     """Of the copies that were found: those whose detail names what they copy, a row of it where that is a problem."""
     rows = judged(truth, dropped)
-    found = rows.filter(pl.col("defect").is_in(COPIES) & (pl.col("reason") == pl.col("defect")))
+    says_so = [(pl.col("defect") == defect) & pl.col("reason").is_in(REASONS[defect]) for defect in COPIES]
+    found = rows.filter(pl.any_horizontal(says_so))
     prompt = pl.col("defect") == "near_prompt"
     named = pl.col("detail").str.starts_with(pl.col("partner")) & (prompt | (pl.col("detail") == pl.col("partner")))
     return Score(len(found), len(found), len(found.filter(named)))

@@ -81,6 +81,7 @@ def declared() -> BuildConfig:
             filters.Repetition(max_line_repeats=LINES),
             filters.Contaminated(),
             filters.Duplicate(),
+            filters.NearDuplicatePrompt(),
             filters.NearDuplicate(),
             filters.Surplus(max_per_problem=4),
         ],

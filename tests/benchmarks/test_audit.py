@@ -37,7 +37,7 @@ def dropped(*rows: tuple[str, str, str]) -> pl.DataFrame:
 ALL = (
     ("math/1/1", "duplicate", "math/1/0"),
     ("math/1/2", "near_duplicate", "math/1/0"),
-    ("math/2/0", "near_prompt", "math/1/0"),
+    ("math/2/0", "near_duplicate_prompt", "math/1/0"),
     ("math/3/0", "verdict", "wrong"),
     ("math/3/1", "no_summary", ""),
     ("math/3/2", "no_summary", ""),
@@ -80,7 +80,7 @@ def test_a_row_that_was_not_wanted_is_no_fault() -> None:
 
 
 def test_a_wrong_partner_is_counted() -> None:
-    said = dropped(("math/1/1", "duplicate", "math/4/0"), *ALL[1:2], ("math/2/0", "near_prompt", "math/3/0"))
+    said = dropped(("math/1/1", "duplicate", "math/4/0"), *ALL[1:2], ("math/2/0", "near_duplicate_prompt", "math/3/0"))
     assert partners_named(truth(), said) == Score(3, 3, 1)
 
 
