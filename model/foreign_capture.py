@@ -28,7 +28,8 @@ WIDTH = 256  # tokens by which what a step attends to grows
 ALIGNED = 8  # tokens by which attention reads a mask
 FILLED = 0.8  # part of the free memory that a cache may take
 KEPT_BYTES = 4 * 2**30  # a larger cache does not outlive its samples
-UNCAPTURED_ROPES = {"dynamic", "longrope"}  # they ask the CPU for the longest position
+UNCAPTURED_ROPES = {"dynamic", "longrope"}
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 Work = Callable[[], tuple[Tensor, ...]]
 _kept: WeakKeyDictionary[ForeignModel, CapturingDecoder] = WeakKeyDictionary()
@@ -112,10 +113,16 @@ def on_gpu(model: ForeignModel, temperature: float) -> CapturingDecoder:
     """The decoder that is kept for a model on a GPU, ready for its samples."""
     if model not in _kept:
         pool = torch.cuda.graph_pool_handle()
-        rope = getattr(model.config, "rope_parameters", None) or {}
-        plain = rope.get("rope_type") in UNCAPTURED_ROPES
-        _kept[model] = CapturingDecoder(model, torch.bfloat16, _as_it_is if plain else partial(_captured, pool), WIDTH)
+        capture = partial(_captured, pool) if can_be_captured(model.config) else _as_it_is
+        _kept[model] = CapturingDecoder(model, torch.bfloat16, capture, WIDTH)
     return _kept[model].begin(model, temperature)
+
+
+def can_be_captured(config: Any) -> bool:
+    """Whether a step asks the CPU nothing: experts ask for their loads, and some rotations for the longest position."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {each.get("rope_type") for each in (rope, *rope.values()) if isinstance(each, dict)}
+    return not kinds & UNCAPTURED_ROPES and not any(getattr(config, name, None) for name in EXPERTS)
 
 
 def _captured(pool: Any, work: Work) -> Work:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
 
 from model import checkpoint, foreign_capture, foreign_decode
-from model.foreign_capture import CapturingDecoder, Work, in_type
+from model.foreign_capture import CapturingDecoder, Work, can_be_captured, in_type
 from model.sampler import sample
 from tests.model.families import make
 
@@ -91,6 +92,22 @@ def test_a_copy_shares_nothing_and_ties_what_was_tied(model):
     assert (copied.get_output_embeddings().weight is copied.get_input_embeddings().weight) == tied
     assert len(list(copied.parameters())) == len(list(model.inner.parameters()))
     assert in_type(model.inner, torch.float32) is model.inner
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "expected"),
+    [
+        ("llama", {}, True),
+        ("gemma2", {}, True),
+        ("qwen3_moe", {}, False),
+        ("mixtral", {}, False),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, True),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, False),
+    ],
+)
+def test_what_asks_the_cpu_is_not_captured(family, changes, expected):
+    config = transformers.AutoConfig.for_model(family, **changes)
+    assert can_be_captured(config) == expected
 
 
 def test_a_decoder_goes_with_its_model(tmp_path, tokenizer):
