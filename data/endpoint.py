@@ -13,8 +13,10 @@ from http.client import HTTPException
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from data.address import host_of
 from data.judge import JudgeError
 
+EXAMPLE = "http://127.0.0.1:8000/v1"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 KEY = "R1_JUDGE_KEY"
 _AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504})
@@ -49,9 +51,7 @@ class Endpoint:
     max_tokens: int = 1024
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"a judge's address begins with http:// or https:// and a host, got {self.url!r}")
+        host_of(self.url, "a judge's url", EXAMPLE)
 
     def __call__(self, prompt: str, seed: int) -> str:
         """Ask. Raises JudgeError where no attempt brings a reply."""

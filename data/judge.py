@@ -16,10 +16,14 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
-from data.lineage import seed_of
+from pydantic import Field, model_validator
+
+from data.address import host_of
+from data.lineage import PLACE, Settings, seed_of
 from data.records import Verdict
 
 MAX_PREDICTION: Final = 8000  # characters
@@ -39,6 +43,30 @@ SCORES: Final = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 _FIVE_WAY = re.compile(r"\[\[(A>>B|A>B|A=B|B>A|B>>A)\]\]")
 T = TypeVar("T")
 _THINKING = re.compile(r"\A.*</think>", re.DOTALL)
+
+
+class JudgeModel(Settings):
+    """A language model that judges: a policy of one's own, or one behind an OpenAI-compatible address."""
+
+    path: Path | None = Field(
+        None,
+        description="a policy's folder in Hugging Face layout, hub:OWNER/NAME, or seed:NAME for one that ships",
+        json_schema_extra=PLACE,
+    )
+    digest: str = Field("", description="SHA-256 over the folder's files; filled in when the recipe is read")
+    url: str = Field("", description="or an address, before /chat/completions", json_schema_extra=PLACE)
+    model: str = Field("", description="the model's name at the address; its key is in R1_JUDGE_KEY")
+    max_tokens: int = Field(1024, ge=1, description="of a reply")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.path is None) == (not self.url):
+            raise ValueError("a judge has either a path or a url")
+        if self.url:
+            host_of(self.url, "url", "http://127.0.0.1:8000/v1")
+        if bool(self.url) != bool(self.model):
+            raise ValueError("a url and the name of a model there go together")
+        return self
 
 
 class JudgeError(RuntimeError):

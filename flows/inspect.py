@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data import packages
+from data.records import Problem
 from flows.recipe import Recipe
 from model import checkpoint, gguf
 from model.tokenizer import Tokenizer
 from tasks import roles, trajectories
-from tasks.collect import own_problems
+from tasks.collect import JUDGE, own_problems
 
 
 def inspect(recipe: Recipe) -> None:
@@ -23,10 +25,21 @@ def inspect(recipe: Recipe) -> None:
     for name, problems in (("problems", recipe.problems), ("heldout", recipe.heldout)):
         if problems.path is not None:
             try:
-                own_problems(problems)
+                _inspect_judged(own_problems(problems), recipe)
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(problems.path)!r}: {error}") from None
+    if recipe.judge and recipe.judge.path:
+        try:
+            checkpoint.inspect(recipe.judge.path)
+        except ValueError as error:
+            raise ValueError(f"judge.path = {str(recipe.judge.path)!r}: {error}") from None
     inspect_trajectories(recipe)
+
+
+def _inspect_judged(problems: Sequence[Problem], recipe: Recipe) -> None:
+    count = sum(problem.verifier == JUDGE for problem in problems)
+    if count and recipe.judge is None:
+        raise ValueError(f"{count} problems have the verifier 'judge', and the recipe has no [judge] table")
 
 
 def inspect_trajectories(recipe: Recipe) -> None:

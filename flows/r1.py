@@ -100,7 +100,7 @@ def rejection(recipe: Recipe, dev2: Policy, on: Ground) -> Table:
     """The 600k + 200k set: right and readable trajectories of Dev2, or one's own, with non-reasoning rows."""
     config = recipe.rejection
     own = take("rejection_samples", config.trajectories) if config.trajectories else None
-    sampled = own or generate("rejection_samples", dev2, on.problems, config.generate)
+    sampled = own or generate("rejection_samples", dev2, on.problems, recipe.rejection_sampling)
     return curate("rejection_rows", sampled, on.general, on.heldout, recipe.rejection.curate)
 
 
@@ -108,7 +108,7 @@ def alignment(recipe: Recipe, dev3: Policy, on: Ground) -> tuple[Policy, list[Ju
     """RL for all scenarios, with reward models trained on labelled answers of Dev3: R1."""
     config = recipe.preference
     answers = generate("general_samples", dev3, on.problems, config.generate)
-    labels = label("preference_labels", answers, config.pairs)
+    labels = label("preference_labels", answers, recipe.pairs)
     judges = [
         train_judge("helpful", dev3, labels, config.helpful),
         train_judge("harmless", dev3, labels, config.harmless),

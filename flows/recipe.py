@@ -16,6 +16,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from data import hub, packages
+from data.judge import JudgeModel
 from data.lineage import PLACE, Settings
 from data.text import python_version
 from tasks.collect import GeneralRowsConfig, ProblemsConfig, digest_of
@@ -23,6 +24,7 @@ from tasks.curate import CurateConfig
 from tasks.evaluate import EvaluationConfig
 from tasks.grpo import GRPOConfig
 from tasks.midtrain import InitialiseConfig, MidtrainConfig
+from tasks.opinion import OpinionConfig
 from tasks.preference import JudgeConfig, PairsConfig
 from tasks.rollout import GenerateConfig, Sampling
 from tasks.sft import PretrainConfig, SFTConfig
@@ -101,6 +103,7 @@ class PreferenceConfig(Settings):
 
     generate: GenerateConfig = GenerateConfig(general=True)
     pairs: PairsConfig = PairsConfig()
+    opinion: OpinionConfig | None = Field(None, description="let the recipe's [judge] choose of two answers")
     helpful: JudgeConfig = JudgeConfig(kind="helpful")
     harmless: JudgeConfig = JudgeConfig(kind="harmless")
 
@@ -128,6 +131,7 @@ class Recipe(Settings):
     zero: GRPOConfig = GRPOConfig(template="zero")
     cold: ColdConfig = ColdConfig()
     reasoning: GRPOConfig = GRPOConfig(language_weight=1.0)
+    judge: JudgeModel | None = Field(None, description="of problems without a rule, in rejection sampling")
     rejection: RejectionConfig = RejectionConfig()
     sft: SFTConfig = SFTConfig()
     preference: PreferenceConfig = PreferenceConfig()
@@ -144,11 +148,38 @@ class Recipe(Settings):
                 raise ValueError(f"{name}.count = 0 and no {name}.path: there must be reasoning problems")
         if self.flow == "r1" and self.problems.path is None and self.problems.general_count == 0:
             raise ValueError("problems.general_count = 0: the reward models need general prompts")
+        return self
+
+    @model_validator(mode="after")
+    def _begins(self) -> Self:
         if self.base.initialise:
             raise ValueError("base.initialise: only a student begins from random weights with the base's tokenizer")
         if self.direct and not self.base.midtrain:
             raise ValueError("direct: without [base.midtrain] it is what zero is")
         return self
+
+    @model_validator(mode="after")
+    def _judged(self) -> Self:
+        if any(each.generate.judge for each in (self.cold, self.rejection, self.preference)):
+            raise ValueError("generate.judge: the recipe's [judge] is what judges in rejection sampling")
+        opinion = self.preference.opinion
+        if self.preference.pairs.opinion or (opinion and opinion.judge):
+            raise ValueError("preference.opinion takes queries and margin; the recipe's [judge] is what is asked")
+        if opinion and self.judge is None:
+            raise ValueError("preference.opinion: there is no [judge] to be asked")
+        return self
+
+    @property
+    def rejection_sampling(self) -> GenerateConfig:
+        """How rejection sampling draws, and the judge of what no rule judges."""
+        return self.rejection.generate.model_copy(update={"judge": self.judge})
+
+    @property
+    def pairs(self) -> PairsConfig:
+        """How preference pairs are made, and by whose opinion."""
+        opinion = self.preference.opinion
+        asked = opinion.model_copy(update={"judge": self.judge}) if opinion else None
+        return self.preference.pairs.model_copy(update={"opinion": asked})
 
 
 def settled(recipe: Recipe) -> Recipe:
@@ -317,6 +348,8 @@ def _resolve_places(raw: Raw, origin: Origin) -> None:
         heldout |= {key: problems[key] for key in ("system", "template") if key in problems and key not in heldout}
     _resolve(problems, "problems", origin)
     _resolve(heldout, "heldout", origin)
+    if "judge" in raw:
+        _resolve(_table(raw, "judge"), "judge", origin)
     if "trajectories" in _table(raw, "rejection"):
         _resolve(_table(raw, "rejection.trajectories"), "rejection.trajectories", origin)
 

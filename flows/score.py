@@ -46,7 +46,6 @@ def _judge(judge: str, model: str, runs: Path) -> ModelJudge:
         return ModelJudge(Endpoint(judge, model, KEY))
     from flows.plan import default_device
     from flows.trace import find
-    from tasks.judge import PolicyVoice
-    from tasks.rollout import speaker_in
+    from tasks.judge import voice_in
 
-    return ModelJudge(PolicyVoice(speaker_in(find(judge, runs).folder / "policy", default_device())))
+    return ModelJudge(voice_in(find(judge, runs).folder / "policy", default_device()))

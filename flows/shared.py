@@ -18,12 +18,13 @@ from uuid import UUID
 
 import httpx
 
-from data.address import answers
+from data.address import answers, host_of
 from data.depot import Depot
 from data.lineage import Artifact, Json
 from flows.recipe import Recipe, settings_of
 from tasks.stage import Site, Step
 
+EXAMPLE = "http://host:4200"
 KINDS = ("cuda", "cpu")
 """Kinds of devices that a heavy stage may need, the one that is preferred first."""
 
@@ -46,9 +47,9 @@ class Installation:
         Raises ValueError for what is no address, and where nobody answers.
         """
         server, mlflow = server.rstrip("/").removesuffix("/api"), mlflow.rstrip("/")
-        host = _host(server, "--server")
+        host = host_of(server, "--server", EXAMPLE)
         mlflow = mlflow or f"{urlsplit(server).scheme}://{host}:5000"
-        _host(mlflow, "--mlflow")
+        host_of(mlflow, "--mlflow", EXAMPLE)
         for name, url, health in (("Prefect", server, "/api/health"), ("MLflow", mlflow, "/health")):
             if not answers(url + health):
                 raise ValueError(f"no {name} server answers at {url}{health}")
@@ -79,13 +80,6 @@ class Installation:
             "R1_MLFLOW_URL": self.mlflow,
             "R1_DEPOT": self.depot,
         }
-
-
-def _host(url: str, option: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{option} {url!r} is no address; give one such as http://host:4200")
-    return parts.hostname
 
 
 class SharedSite(Site):

@@ -33,8 +33,11 @@ GENERAL: dict[str, float] = {"helpful": 0.6, "harmless": 0.4}
 RULED = frozenset({"math", "choice", "code", "expression", "reasoning_gym"})
 """Verifiers that judge by a rule, up to a colon in their names; the others' problems are general prompts."""
 
-REWARDED = RULED | GENERAL.keys()
-"""Verifiers whose problems can be learned from: a rule or a reward model judges them."""
+JUDGE = "judge"
+"""The verifier that is a language model: its problems are for rejection sampling, and left out of RL."""
+
+ALLOWED = RULED | GENERAL.keys() | {JUDGE}
+"""Verifiers of problems of one's own: a rule, a reward model or a language model judges them."""
 
 
 def ruled(problem: Problem) -> bool:
@@ -42,12 +45,24 @@ def ruled(problem: Problem) -> bool:
     return problem.verifier.partition(":")[0] in RULED
 
 
-def by_rule(problems: Iterable[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """Part the reasoning problems, which a rule judges, from the general prompts."""
+def by_rule(problems: Iterable[Problem], *, with_judge: bool = False) -> tuple[list[Problem], list[Problem]]:
+    """Part the reasoning problems, which a rule judges, from the general prompts.
+
+    Problems that are left to a language model are in neither, or `with_judge` among the reasoning problems.
+    """
     parts: tuple[list[Problem], list[Problem]] = [], []
     for problem in problems:
-        parts[not ruled(problem)].append(problem)
+        if problem.verifier != JUDGE:
+            parts[not ruled(problem)].append(problem)
+        elif with_judge:
+            parts[0].append(problem)
     return parts
+
+
+def left_to_a_judge(problems: Iterable[Problem]) -> dict[str, int]:
+    """How many problems only a language model can judge, for metrics and summaries; nothing where there is none."""
+    count = sum(problem.verifier == JUDGE for problem in problems)
+    return {"left_to_a_judge": count} if count else {}
 
 
 Languages = tuple[Language, ...]
@@ -179,10 +194,10 @@ def read_own(config: ProblemsConfig) -> tuple[list[Located], list[Unverified]]:
     assert config.path is not None
     located = located_problems(config.path, config.columns, config.fixed)
     for where, problem in located:
-        if not ruled(problem) and problem.verifier not in REWARDED:
+        if not ruled(problem) and problem.verifier not in ALLOWED:
             raise ValueError(
                 f"{where}: nothing rewards the verifier {problem.verifier!r} in training; "
-                f"allowed are {', '.join(sorted(REWARDED))}"
+                f"allowed are {', '.join(sorted(ALLOWED))}"
             )
     return located, unverified(located)
 

@@ -43,7 +43,7 @@ from model.optim import adamw
 from model.sampler import logprobs
 from tasks import redteam
 from tasks.batch import Batch, padded_batches
-from tasks.collect import by_rule, problems_of
+from tasks.collect import by_rule, left_to_a_judge, problems_of
 from tasks.deck import Deck
 from tasks.guard import Guard, OnCollapse
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
@@ -448,7 +448,9 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     """
     guard = Guard(run, config, config.on_collapse)
     speaker = load(policy, run.device)
-    reasoning, general = by_rule(problems_of(problems))
+    every = problems_of(problems)
+    reasoning, general = by_rule(every)
+    left = left_to_a_judge(every)
     _check_supply(problems.key, len(reasoning), len(general), config)
     redteam.gate(
         run.session.runs, run.session.isolation, config.template, config, {each.verifier for each in reasoning}
@@ -457,7 +459,7 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     apprentice = learner(speaker, config, run.device)
     room = classroom(config, reasoning, general, prefer, run.session.isolation)
     for step, metrics, trajectories in train(apprentice, room, resume(apprentice, room, run.state)):
-        run.log(step, config.max_steps, metrics)
+        run.log(step, config.max_steps, {**metrics, **left})
         if trajectories:
             frame = as_frame(trajectories)
             write_shard(run.folder, f"rollout-{step:08d}", frame)

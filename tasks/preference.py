@@ -4,10 +4,11 @@ DeepSeek-R1 section 3.1 and supplement: the architecture of the policy with a sc
 model learns from pairs, -log sigmoid(s_chosen - s_rejected), and sees the summary only; the harmless one
 learns safe or unsafe by cross-entropy and sees the whole response.
 
-Here the labels come from the world's rubric (right facts, asked form, refusal where it is due), never
-from a model under training. Pairs need a margin between the two scores, and the longer answer is chosen
-as often as the shorter one. The paper does not say how a pairwise score becomes a reward: it is
-standardised over the answers of the training set and squashed by a sigmoid, so that it lies in [0, 1].
+Here the labels come from the world's rubric (right facts, asked form, refusal where it is due), or pairs from
+the opinion of a language model (`tasks.opinion`), never from a model under training. Pairs need a margin between
+the two scores, and the longer answer is chosen as often as the shorter one. The paper does not say how a pairwise
+score becomes a reward: it is standardised over the answers of the training set and squashed by a sigmoid, so that
+it lies in [0, 1].
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from data.lineage import Judge, Policy, Settings, Table, read_json, seed_of, write_json
+from data.lineage import WHEN_SET, Judge, Policy, Settings, Table, read_json, seed_of, write_json
 from data.prompts import render, written
 from data.records import Trajectory
 from data.store import write_table
@@ -34,6 +35,8 @@ from model.language import TextScorer
 from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from tasks.batch import padded_batches
+from tasks.judge import judge_of
+from tasks.opinion import OpinionConfig, Opinions
 from tasks.resume import after, restore
 from tasks.roles import fitted
 from tasks.rollout import Prefer, load, trajectories_of
@@ -49,6 +52,9 @@ class PairsConfig(Settings):
     pairs_per_prompt: int = Field(4, ge=1)
     balance_lengths: bool = Field(True, description="the chosen answer is the longer one as often as the shorter")
     heldout_share: float = Field(0.1, ge=0, lt=1, description="prompts left out of training, to measure accuracy")
+    opinion: OpinionConfig | None = Field(
+        None, description="from preference.opinion: a language model chooses", json_schema_extra=WHEN_SET
+    )
     seed: int = 0
 
 
@@ -79,13 +85,19 @@ def labelled(frame: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def pairs_of(frame: pl.DataFrame, config: PairsConfig) -> pl.DataFrame:
-    """Pair answers to one prompt whose scores differ by the margin: columns prompt, chosen, rejected."""
+def pairs_of(frame: pl.DataFrame, config: PairsConfig, opinions: Opinions | None = None) -> pl.DataFrame:
+    """Pair answers to one prompt: columns prompt, chosen, rejected.
+
+    Their scores differ by the margin; or opinions choose, out of twice as many pairs as a prompt may have.
+    """
     pairs: list[dict[str, str]] = []
     balance = 0
     for _, group in frame.sort("id").group_by("problem_id", maintain_order=True):
         rows = list(group.unique("answer", keep="first", maintain_order=True).iter_rows(named=True))
-        candidates = [(a, b) for a in rows for b in rows if a["score"] >= b["score"] + config.margin]
+        if opinions:
+            candidates = opinions.pairs(rows, 2 * config.pairs_per_prompt)
+        else:
+            candidates = [(a, b) for a in rows for b in rows if a["score"] >= b["score"] + config.margin]
         random.Random(seed_of(config.seed, rows[0]["problem_id"])).shuffle(candidates)
         if config.balance_lengths:  # first those that bring the count of longer chosen answers back to half
             candidates.sort(key=lambda pair: (_longer(*pair) > 0) == (balance > 0))
@@ -104,7 +116,10 @@ def _longer(chosen: dict[str, str], rejected: dict[str, str]) -> int:
 def label(run: Run, trajectories: Table, config: PairsConfig) -> Summary:
     """Label answers to general prompts: `pairs.parquet` (helpful) and `points.parquet` (harmless)."""
     frame = labelled(trajectories_of(trajectories))
-    pairs = pairs_of(frame.filter(pl.col("verifier") == "helpful"), config)
+    opinions = _opinions(config, run.device)
+    pairs = pairs_of(frame.filter(pl.col("verifier") == "helpful"), config, opinions)
+    if opinions:
+        opinions.check(run.name)
     points = frame.filter(pl.col("verifier") == "harmless").select(
         "id", "problem_id", "prompt", "thinking", "answer", "safe"
     )
@@ -112,7 +127,16 @@ def label(run: Run, trajectories: Table, config: PairsConfig) -> Summary:
         held = [seed_of(config.seed, "split", p) % 1000 < config.heldout_share * 1000 for p in table["problem_id"]]
         write_table(run.folder / f"{name}.parquet", table.with_columns(pl.Series("heldout", held, pl.Boolean)))
     return {"answers": len(frame), "pairs": len(pairs), "points": len(points),
-            "unsafe": int((~points["safe"]).sum())}  # fmt: skip
+            "unsafe": int((~points["safe"]).sum()),
+            **({"opinions": opinions.asked, "opinions_failed": len(opinions.failed)} if opinions else {})}  # fmt: skip
+
+
+def _opinions(config: PairsConfig, device: str) -> Opinions | None:
+    if config.opinion is None:
+        return None
+    if config.opinion.judge is None:
+        raise ValueError("opinion: there is no judge to be asked")
+    return Opinions(judge_of(config.opinion.judge, device), config.opinion, config.seed)
 
 
 @stage(version=2, makes=Judge, heavy=True)

@@ -13,17 +13,19 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
+from data.judge import JudgeModel
 from data.language import consistency, reflection_count
-from data.lineage import Policy, Settings, Table, seed_of
+from data.lineage import WHEN_SET, Policy, Settings, Table, seed_of
 from data.prompts import Template, parse, render, response
 from data.records import Completion, Problem, Reward, Trajectory, Verdict
 from data.store import read_table, write_table
-from data.verifiers import Verifier
+from data.verifiers import Judge, Verifier
 from model import checkpoint, ranks
 from model.language import LanguageModel
 from model.sampler import Sample, sample
 from model.tokenizer import Tokenizer
-from tasks.collect import by_rule, problems_of, ruled
+from tasks.collect import JUDGE, by_rule, left_to_a_judge, problems_of, ruled
+from tasks.judge import judge_of
 from tasks.rewards import RewardWeights, reward
 from tasks.roles import fitted
 from tasks.stage import Run, Summary, stage
@@ -164,7 +166,7 @@ def rollout(
 
         def end(place: int, completion: Completion) -> None:
             problem = problems[place // size]
-            if ruled(problem):
+            if ruled(problem) or problem.verifier == JUDGE:
                 pending[place] = judge.submit(problem, _response(problem, completion, template), template)
 
         completions = complete(speaker, problems, sampling, stream, on_progress, firsts, end)
@@ -346,19 +348,27 @@ class GenerateConfig(Settings):
     sampling: Sampling = Sampling()
     problems: int = Field(1000, ge=1, description="how many problems of the set are asked, from its start")
     general: bool = Field(False, description="ask the general prompts instead of the reasoning problems")
+    judge: JudgeModel | None = Field(
+        None, description="in rejection sampling, from the recipe's [judge]", json_schema_extra=WHEN_SET
+    )
     infra_error_budget: float = INFRA_ERROR_BUDGET
 
 
 @stage(version=2, makes=Table, heavy=True)
 def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) -> Summary:
-    """Sample trajectories: `trajectories.parquet`, one row a completion."""
-    asked = by_rule(problems_of(problems))[config.general][: config.problems]
+    """Sample trajectories: `trajectories.parquet`, one row a completion.
+
+    Problems that only a language model can judge are asked where there is one; else they are left out and counted.
+    """
+    every = problems_of(problems)
+    asked = by_rule(every, with_judge=config.judge is not None)[config.general][: config.problems]
     if not asked:
         raise ValueError(f"{problems.key} holds no {'general prompts' if config.general else 'reasoning problems'}")
     speaker = load(policy, run.device)
+    judge = judge_of(config.judge, run.device) if config.judge else None
     shards = []
     for done, shard in in_shards(
-        run, "answers", speaker, asked, config.sampling, "generate", SHARD, config.infra_error_budget
+        run, "answers", speaker, asked, config.sampling, "generate", SHARD, config.infra_error_budget, judge
     ):
         run.progress(done, len(asked))
         shards.append(shard)
@@ -370,6 +380,7 @@ def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) 
         "accuracy": None if config.general else _mean(frame, pl.col("verdict") == "correct"),
         "well_formed": _mean(frame, pl.col("well_formed")),
         "mean_length": _mean(frame, pl.col("tokens")),
+        **({} if config.general or judge else left_to_a_judge(every)),
     }
 
 
@@ -386,6 +397,7 @@ def in_shards(
     stream: str,
     size: int,
     budget: float = 0.01,
+    judge: Judge | None = None,
 ) -> Iterator[tuple[int, pl.DataFrame]]:
     """Draw and judge `size` problems at a time; yields how many are done and the shard's trajectories as a table.
 
@@ -396,7 +408,7 @@ def in_shards(
 
     def answers(begin: int) -> pl.DataFrame:
         part = problems[begin : begin + size]
-        with Verifier(isolation=run.session.isolation) as verifier:
+        with Verifier(isolation=run.session.isolation, judge=judge) as verifier:
             groups = rollout(speaker, part, sampling, weights, stream=(stream,), verifier=verifier)
         flat = [each for group in groups for each in group]
         check_budget(infra_errors(flat), len(flat), budget, f"{run.name}, problems {begin} to {begin + len(part)}")

@@ -55,11 +55,12 @@ class Handler(BaseHTTPRequestHandler):
             if body["model"] == "busy" and options.fail:
                 options.fail -= 1
                 return self.answer(503, {"error": {"message": "busy"}})
+            spoken = options.speaker.model, options.speaker.tokenizer
             prompt = body["messages"][-1]["content"]
             if body["model"] in options.models:
                 said = likeliest(options.speaker, prompt, options.models[body["model"]])
             else:
-                said = PolicyVoice(options.speaker, body["max_tokens"], body["temperature"])(prompt, body["seed"])
+                said = PolicyVoice(*spoken, body["max_tokens"], body["temperature"])(prompt, body["seed"])
         message = {"role": "assistant", "content": said}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return self.answer(200, {"object": "chat.completion", "model": body["model"], "choices": [choice]})

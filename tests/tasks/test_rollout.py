@@ -17,7 +17,7 @@ from data.records import Problem, Trajectory, Verdict
 from data.verifiers import VERIFIERS, Verifier, verify
 from model import checkpoint
 from model.transformer import RewardModel
-from tasks.collect import REWARDED, RULED, ProblemsConfig, collect, digest_of
+from tasks.collect import ALLOWED, JUDGE, RULED, ProblemsConfig, collect, digest_of
 from tasks.rewards import RewardWeights
 from tasks.rollout import (
     GenerateConfig,
@@ -40,8 +40,8 @@ SHIPPED = Path(__file__).parents[2] / "data" / "seeds" / "base"
 
 
 def test_the_rules_are_those_of_the_verifiers() -> None:
-    assert set(VERIFIERS) - {"judge"} == RULED
-    assert {"helpful", "harmless"} == REWARDED - RULED
+    assert set(VERIFIERS) - {JUDGE} == RULED
+    assert {"helpful", "harmless", JUDGE} == ALLOWED - RULED
 
 
 def test_a_completion_does_not_depend_on_what_is_drawn_beside_it(small: Make, problems: Problems) -> None:
