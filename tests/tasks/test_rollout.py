@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -14,10 +13,12 @@ import torch
 from data.lineage import Judge, Policy, Table
 from data.prompts import Template, render
 from data.records import Problem, Trajectory, Verdict
+from data.store import write_table
 from data.verifiers import VERIFIERS, Verifier, verify
 from model import checkpoint
 from model.transformer import RewardModel
-from tasks.collect import ALLOWED, JUDGE, RULED, ProblemsConfig, collect, digest_of
+from tasks.collect import ALLOWED, JUDGE, RULED, ProblemsConfig, collect
+from tasks.collect import as_frame as problems_as_frame
 from tasks.rewards import RewardWeights
 from tasks.rollout import (
     GenerateConfig,
@@ -109,16 +110,18 @@ def test_answers_are_judged_while_others_are_still_drawn(problems: Problems) -> 
 BROKEN_GOLD = r"\frac{"
 
 
-def test_a_stage_stops_where_too_many_verdicts_fail(plain: Session, tmp_path: Path) -> None:
-    rows = [{"prompt": f"what is {n} + 1?", "solution": BROKEN_GOLD} for n in range(10, 16)]
-    path = tmp_path / "mine.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_a_stage_stops_where_too_many_verdicts_fail(plain: Session) -> None:
+    broken = [
+        Problem(f"mine/{n:06}", f"{n}", "mine", "en", f"what is {n} + 1?", BROKEN_GOLD, "math") for n in range(10, 16)
+    ]
     base = write_policy(plain.runs, speaker_in(SHIPPED, "cpu"))
-    asked = collect("problems", ProblemsConfig(path=path, digest=digest_of(path), divide=False))
+    asked = Table("problems", "collect", "0" * 12, plain.runs)
+    asked.folder.mkdir(parents=True)
+    write_table(asked.folder / "problems.parquet", problems_as_frame(broken))
     sampling = Sampling(template="zero", num_generations=4, max_completion_length=64)
     message = (
         r"^samples, problems 0 to 6: \d+ of 24 verdicts failed, more than infra_error_budget = 0\.01; "
-        r"the first, of mine/00000\d/\d \(math\): gold: a brace without its other one$"
+        r"the first, of mine/00001\d/\d \(math\): gold: a brace without its other one$"
     )
     with pytest.raises(ValueError, match=message):
         generate("samples", base, asked, GenerateConfig(sampling=sampling))
