@@ -20,7 +20,7 @@ from tasks.report import Kinds, model_figures, publish, summary
 from tasks.stage import Run, Summary, stage
 
 
-@stage(version=2, makes=Report)
+@stage(version=3, makes=Report)
 def average(run: Run, reports: Sequence[Report], config: EvaluationConfig) -> Summary:
     """Write the same files as `report`, of the means over the reports."""
     values = mean_scores([read_table(each.folder / "scores.parquet") for each in reports])
@@ -49,7 +49,7 @@ def mean_scores(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 def mean_curves(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Average each figure of each curve over the seeds, step by step."""
-    together = pl.concat(frames)
+    together = pl.concat(frames, how="diagonal")
     return together.group_by("curve", "step", maintain_order=True).agg(pl.exclude("curve", "step").mean())
 
 
@@ -71,6 +71,7 @@ def draw(models: dict[str, dict[str, Json]], curves: pl.DataFrame, config: Evalu
     traced = {str(name): part.drop("curve") for (name,), part in curves.group_by("curve", maintain_order=True)}
     votes = page.votes_of(config)
     return {
+        "families": figures.families(traced.get("zero")),
         "zero_curves": figures.zero_curves(traced.get("zero"), [], votes),
         "consistency": figures.consistency(traced),
         "stages": figures.stages(models, votes),

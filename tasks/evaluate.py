@@ -180,7 +180,7 @@ def wins(ours: pl.DataFrame, theirs: pl.DataFrame, score: str = "score") -> dict
     return rates
 
 
-@stage(version=3, makes=Table, heavy=True)
+@stage(version=4, makes=Table, heavy=True)
 def trace_curve(run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig) -> Summary:
     """Measure the checkpoints inside a training stage: `curve.parquet`, one row a step.
 
@@ -200,11 +200,17 @@ def trace_curve(run: Run, policy: Policy, problems: Table, template: Template, c
 
 
 def curve_of(reports: Sequence[tuple[int, Mapping[str, Json]]], config: EvaluationConfig) -> pl.DataFrame:
-    """Lay the figures of policies at several steps out as a table: `step`, and `<figure>/value`, `/low`, `/high`."""
-    names = [f"{name}/{end}" for name in columns(config) for end in ("value", "low", "high")]
+    """Lay the figures of policies at several steps out as a table: `step`, and `<figure>/value`, `/low`, `/high`.
+
+    pass@1 of a family is the figure `by_family/<family>`.
+    """
+    flat = [{**each, **{f"by_family/{name}": one for name, one in each.get("by_family", {}).items()}}
+            for _, each in reports]  # fmt: skip
+    families = sorted({name for each in flat for name in each if name.startswith("by_family/")})
+    names = [f"{name}/{end}" for name in (*columns(config), *families) for end in ("value", "low", "high")]
     rows = [
-        [float(step), *((report[name] or {}).get(end) for name, _, end in (each.rpartition("/") for each in names))]
-        for step, report in reports
+        [float(step), *((each.get(name) or {}).get(end) for name, _, end in (every.rpartition("/") for every in names))]
+        for (step, _), each in zip(reports, flat, strict=True)
     ]
     return pl.DataFrame(rows, schema=dict.fromkeys(("step", *names), pl.Float64), orient="row")
 

@@ -14,7 +14,7 @@ from math import nan
 from typing import Any
 
 import polars as pl
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -83,6 +83,39 @@ def zero_curves(curve: pl.DataFrame | None, history: History, votes: str) -> str
             _legend(axes, loc="lower right")
         length.set_ylim(bottom=0)
         return _svg(figure, "Accuracy and length of responses of R1-Zero over its training steps")
+
+
+def families(curve: pl.DataFrame | None) -> str:
+    """R1-Zero's accuracy over its steps by family, a panel for each that comes in levels."""
+    measured = [name.removesuffix("/value") for name in (curve.columns if curve is not None else ())
+                if name.startswith("by_family/") and name.endswith("/value")]  # fmt: skip
+    panels: dict[str, list[str]] = {}
+    for name in measured:
+        family, _, level = name.removeprefix("by_family/").rpartition("_")
+        panels.setdefault(family if level.isdigit() else "", []).append(name)
+    with rc_context(STYLE):
+        figure, every = _panels(max(1, len(panels)), height=2.9)
+        for axes, (family, names) in zip(every, sorted(panels.items()), strict=False):
+            _percent(axes, _wrapped(family.replace("_", " ") or "pass@1", 16))
+            for name, colour in zip(names, _shades(family, len(names)), strict=True):
+                assert curve is not None
+                label = name.removeprefix("by_family/").removeprefix(f"{family}_").replace("_", " ")
+                _line(axes, curve, f"{name}/value", colour, f"level {label}" if family else label)
+            _steps(axes)
+            _legend(axes, loc="lower right")
+        return _svg(figure, "Accuracy of R1-Zero over its training steps, by family and level of difficulty")
+
+
+def _shades(family: str, count: int) -> list[Any]:
+    """Colours from light to dark for levels, and clearly different ones for families."""
+    if not family:
+        return [colormaps["tab10"](place) for place in range(count)]
+    return [colormaps["Reds"](0.35 + 0.6 * place / max(1, count - 1)) for place in range(count)]
+
+
+def _line(axes: Axes, curve: pl.DataFrame, column: str, colour: Any, label: str) -> None:
+    known = curve.select("step", column).drop_nulls()
+    axes.plot(known["step"].to_list(), [100 * each for each in known[column]], color=colour, marker="o", label=label)
 
 
 def consistency(curves: Mapping[str, pl.DataFrame]) -> str:

@@ -61,6 +61,7 @@ def render(content: Content) -> str:
     sections = [
         Section("findings", "Findings", _findings(content.findings)),
         Section("zero", "R1-Zero over its steps", _figure(drawn, "zero_curves", _ZERO)),
+        Section("families", "R1-Zero by family and difficulty", _figure(drawn, "families", _FAMILIES)),
         Section("language", "Language", _figure(drawn, "consistency", _LANGUAGE)),
         Section("stages", "Stage by stage", _stages(content.models, drawn, content.config)),
         Section("filters", "The rejection-sampling set", _filters(content)),
@@ -87,6 +88,7 @@ def render_average(content: Average) -> str:
     sections = [
         Section("findings", "Findings", _findings(content.findings)),
         Section("zero", "R1-Zero over its steps", _figure(drawn, "zero_curves", _ZERO)),
+        Section("families", "R1-Zero by family and difficulty", _figure(drawn, "families", _FAMILIES)),
         Section("language", "Language", _figure(drawn, "consistency", _LANGUAGE)),
         Section("stages", "Stage by stage", _stages(models, drawn, config)),
         Section("reflection", "Reflection", _figure(drawn, "reflection", _REFLECTION)),
@@ -120,6 +122,10 @@ _ZERO = (
     "as the majority vote of a problem's samples. Right: tokens a response. Bands are 95 % intervals over "
     "problems; step 0 is the base. The thin line is the mean length of training rollouts, which are drawn "
     "at their own temperature from training problems. Compare the paper's figures 2 and 3 (version 1)."
+)
+_FAMILIES = (
+    "pass@1 of Zero on the held-out problems of each family at each checkpoint. Where a family comes in levels of "
+    "difficulty, a darker line is a harder level; families without levels share the first panel."
 )
 _LANGUAGE = (
     "Share of the words of the thinking that are in the question's language, on held-out problems, at "

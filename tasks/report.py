@@ -25,7 +25,7 @@ from tasks.stage import Run, Summary, stage
 RIVAL = "dev3"
 """Whose replies every model's are compared with: the start of the last RL."""
 
-PUBLISHED = frozenset({"zero_curves", "consistency", "stages", "waterfall", "reflection"})
+PUBLISHED = frozenset({"zero_curves", "families", "consistency", "stages", "waterfall", "reflection"})
 """Figures that are also written as files of their own."""
 
 Kinds = Mapping[str, tuple[str, str]]
@@ -35,7 +35,7 @@ STARTS = {"zero": "base", "dev2": "dev1", "dev2_without_language_reward": "dev1"
 """Where the training that a curve follows begins."""
 
 
-@stage(version=3, makes=Report)
+@stage(version=4, makes=Report)
 def report(
     run: Run,
     evaluations: Mapping[str, Report],
@@ -168,7 +168,8 @@ def scores_frame(scores: Scores, kinds: Kinds) -> pl.DataFrame:
 
 def curves_frame(traced: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """Put several curves into one table, told apart by the column `curve`."""
-    return pl.concat([frame.select(pl.lit(name).alias("curve"), pl.all()) for name, frame in traced.items()])
+    named = [frame.select(pl.lit(name).alias("curve"), pl.all()) for name, frame in traced.items()]
+    return pl.concat(named, how="diagonal")
 
 
 def draw(
@@ -183,6 +184,7 @@ def draw(
 
     votes = page.votes_of(config)
     return {
+        "families": figures.families(traced.get("zero")),
         "zero_curves": figures.zero_curves(traced.get("zero"), histories.get("zero", []), votes),
         "consistency": figures.consistency(traced),
         "stages": figures.stages(models, votes),
@@ -196,7 +198,8 @@ def with_ends(
     curve: pl.DataFrame, start: Mapping[str, Json], end: Mapping[str, Json], steps: int, config: EvaluationConfig
 ) -> pl.DataFrame:
     """Put where training began, as step 0, and where it ended around a curve."""
-    return pl.concat([curve_of([(0, start)], config), curve, curve_of([(steps, end)], config)])
+    ends = curve_of([(0, start)], config), curve_of([(steps, end)], config)
+    return pl.concat([ends[0], curve, ends[1]], how="diagonal")
 
 
 def history_of(policy: Policy) -> list[dict[str, float]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from model import checkpoint
 from model.config import ModelConfig
 from model.tokenizer import Tokenizer
 from model.transformer import RewardModel
+from tasks import figures
 from tasks.average import average
 from tasks.evaluate import EvaluationConfig, by_problem, columns, curve_of
 from tasks.evaluate import figures as figures_of
@@ -371,7 +373,7 @@ def test_the_page_is_whole_and_asks_for_nothing_from_elsewhere(finished: Path, t
 def test_the_page_names_every_model_and_describes_every_picture(tags: Tags) -> None:
     missing = {name for name, station in STATIONS.items() if station.label not in tags.text}
     assert missing == {"base_untouched", "direct"}  # which this run has not
-    assert len(tags.labels) == 6
+    assert len(tags.labels) == 7
     assert all(len(label) > 20 for label in tags.labels)
 
 
@@ -413,7 +415,8 @@ def test_equal_runs_give_equal_bytes(finished: Path, tmp_path: Path) -> None:
     again = made(tmp_path, BEHAVIOURS, judges=(judge(tmp_path),))[0]
     files = sorted(path.relative_to(finished) for path in finished.rglob("*") if path.is_file())
     assert [file.as_posix() for file in files] == [
-        "curves.parquet", "figures/consistency.svg", "figures/reflection.svg", "figures/stages.svg",
+        "curves.parquet", "figures/consistency.svg", "figures/families.svg", "figures/reflection.svg",
+            "figures/stages.svg",
         "figures/waterfall.svg", "figures/zero_curves.svg", "findings.json", "models.json", "report.html",
         "scores.parquet",
     ]  # fmt: skip
@@ -483,3 +486,20 @@ def test_prompts_to_show_are_of_different_families_and_languages() -> None:
     assert [row["problem_id"] for row in chosen(frame, 3)] == ["chain/0", "order/0", "chain/1"]
     assert [row["problem_id"] for row in chosen(replies(BEHAVIOURS["zero"]), 2)] == ["general/0", "general/1"]
     assert chosen(frame.clear(), 3) == []
+
+
+def test_a_curve_by_family_has_a_panel_for_each_that_is_graded() -> None:
+    def at(step: int, **shares: float) -> tuple[int, dict[str, Any]]:
+        of = {name: {"value": value, "low": value, "high": value} for name, value in shares.items()}
+        return step, {**dict.fromkeys(columns(CONFIG)), "by_family": of}
+
+    curve = curve_of([at(0, gcd_1=0.1, gcd_2=0.05, chain=0.3), at(20, gcd_1=0.9, gcd_2=0.5, chain=0.8)], CONFIG)
+    assert curve["by_family/gcd_2/value"].to_list() == [0.05, 0.5]
+    svg = figures.families(curve)
+    assert svg == figures.families(curve)
+    text = re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+    assert {"level 1", "level 2", "chain", "gcd, %"} <= {each.strip() for each in text}
+    assert "level 1" not in figures.families(curve.select("step", cs.starts_with("by_family/chain/")))
+    whole = with_ends(curve, at(0, gcd_1=0.0)[1], at(0, gcd_1=1.0)[1], 40, CONFIG)
+    assert whole["by_family/gcd_1/value"].to_list() == [0.0, 0.1, 0.9, 1.0]
+    assert whole["by_family/chain/value"].to_list() == [None, 0.3, 0.8, None]
