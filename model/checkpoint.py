@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import foreign, fp8
+from model import foreign, fp8, ranks
 from model.config import MODEL_TYPE, POLICY_ARCHITECTURE, REWARD_ARCHITECTURE, ModelConfig
 from model.foreign import ForeignModel, ForeignReward
 from model.language import LanguageModel, TextScorer
@@ -50,7 +50,10 @@ def save(
 
     `generation` holds sampling defaults (temperature, top_p, ...) for generation_config.json. `dtype` stores
     floating tensors in that type, except the gate's bias, which stays float32; None keeps the model's own.
+    Of several ranks, which hold the same, the first writes.
     """
+    if ranks.rank() > 0:
+        return
     folder = Path(folder)
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)

@@ -31,7 +31,6 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from data.parent import die_with_parent
 from model import ranks
 
 Tell = Callable[..., None]
@@ -92,7 +91,10 @@ def _elastic(size: int, place: Path) -> None:
         rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1",
         logs_specs=DefaultLogsSpecs(log_dir=str(place)),
     )  # fmt: skip
-    work = f"import sys; sys.path[:] = {sys.path!r}; from tasks.launch import work; work({str(place / 'door')!r})"
+    work = (
+        f"import sys; sys.path[:] = {sys.path!r}; from data.parent import die_with_parent; die_with_parent(); "
+        f"from tasks.launch import work; work({str(place / 'door')!r})"
+    )
     elastic_launch(config, sys.executable)("-c", work)
 
 
@@ -162,7 +164,6 @@ def _death(rank: Rank, size: int, ended: Future[None]) -> RankDied:
 
 def work(door: str) -> None:
     """Be a rank: report to `launch`, do what it says, and stay after a failure until it ends all ranks."""
-    die_with_parent()
     number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     with socket.socket(socket.AF_UNIX) as knocking:
         knocking.connect(door)

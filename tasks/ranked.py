@@ -36,12 +36,13 @@ class Ranked(Launcher):
         now = run.session
         opened = Session(now.runs, "plain", now.device, now.allow_rlimit, recipe=now.recipe,
                          save_every_s=now.save_every_s)  # fmt: skip
-        arguments = (body.__module__, body.__name__, replace(run, session=opened, run_id=""), dict(given))
-        try:
-            summary: Summary = launch(self.processes, run.device, fill_as_rank, arguments, _hear(run))
-        except RankDied as error:
-            told = f"{run.name}: {error}; the same command goes on from the last state that was saved"
-            raise RankDied(told) from None
+        with TemporaryDirectory(prefix="r1-ranks-") as beside:
+            job = (body.__module__, body.__name__, replace(run, session=opened, run_id=""), dict(given), Path(beside))
+            try:
+                summary: Summary = launch(self.processes, run.device, fill_as_rank, job, _hear(run))
+            except RankDied as error:
+                told = f"{run.name}: {error}; the same command goes on from the last state that was saved"
+                raise RankDied(told) from None
         return summary
 
 
@@ -49,7 +50,6 @@ def _hear(run: Run) -> Tell:
     tracker, site = run.session.tracker, run.session.site
 
     def log(metrics: Metrics, at: int) -> None:
-        run.latest |= metrics
         if tracker:
             tracker.log(run.run_id, metrics, at)
 
@@ -63,17 +63,19 @@ def _hear(run: Run) -> Tell:
     return lambda what, *values: heard[what](*values)
 
 
-def fill_as_rank(module: str, name: str, run: Run, given: Mapping[str, object], tell: Tell) -> Summary:
-    """Run a stage's body as one rank of several; what the first one returns is the stage's summary."""
+def fill_as_rank(module: str, name: str, run: Run, given: Mapping[str, object], beside: Path, tell: Tell) -> Summary:
+    """Run a stage's body as one rank of several; what the first one returns is the stage's summary.
+
+    Another rank's folder is under `beside`.
+    """
     body = getattr(import_module(module), name).__wrapped__
     run.state = resume.latest(run.folder)
     device = run.session.device
     run.session.device = f"cuda:{ranks.rank()}" if device == "cuda" else device
-    with TemporaryDirectory(prefix="r1-rank-") as beside:
-        if ranks.rank() > 0:
-            run.step.artifact = _as_found(run.step.artifact, Path(beside))
-        ranks.wait()  # before anything that was found is changed
-        summary: Summary = body(RankRun(run, tell), **given)
+    if ranks.rank() > 0:
+        run.step.artifact = _as_found(run.step.artifact, beside / str(ranks.rank()))
+    ranks.wait()  # before anything that was found is changed
+    summary: Summary = body(RankRun(run, tell), **given)
     return summary
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from pydantic import Field
 from data.lineage import METRICS, PLACE, RECORD, RESUME, Artifact, Settings
 from data.problems import generate as problems_of_family
 from data.records import Row
-from model import ranks
+from model import checkpoint, ranks
 from tasks.adopt import adopt
 from tasks.collect import ProblemsConfig, collect, digest_of
 from tasks.grpo import GRPOConfig, reinforce
@@ -58,7 +59,7 @@ def problems() -> Any:
     return collect("problems", ProblemsConfig(split="train", count=14, general_count=24))
 
 
-def lessons(*, tell: Callable[..., None] = print) -> dict[str, Any]:
+def lessons(folder: Path, *, tell: Callable[..., None] = print) -> dict[str, Any]:
     """Pretraining, fine-tuning and rollouts, where some steps have fewer rows than there are ranks."""
     pretraining = PretrainConfig(architecture=SMALL, batch_size=3, epochs=1, balance_alpha=0.1, bias_update_speed=0.1)
     student = beginner(pretraining, "cpu")
@@ -74,6 +75,7 @@ def lessons(*, tell: Callable[..., None] = print) -> dict[str, Any]:
         drawing = Sampling(template="zero", num_generations=2, max_completion_length=8)
         groups = rollout(student.speaker, asked, drawing, RewardWeights(), firsts=list(range(0, 4 * count, 4)))
         drawn += [each for group in groups for each in group]
+    checkpoint.save(folder / f"rank-{ranks.rank()}", student.speaker.model, student.speaker.tokenizer)
     weights = student.speaker.model.state_dict()
     sums = ranks.gathered({name: tensor.double().sum().item() for name, tensor in weights.items()})
     tell("learned", len(metrics))
@@ -81,10 +83,10 @@ def lessons(*, tell: Callable[..., None] = print) -> dict[str, Any]:
             "first": ranks.from_first(ranks.rank), "size": ranks.size()}  # fmt: skip
 
 
-def test_two_ranks_learn_and_sample_what_one_process_does() -> None:
+def test_two_ranks_learn_and_sample_what_one_process_does(tmp_path: Path) -> None:
     heard: list[tuple[object, ...]] = []
-    ours = launch(2, "cpu", lessons, (), lambda *told: heard.append(told))
-    alone = lessons(tell=lambda *told: None)
+    ours = launch(2, "cpu", lessons, (tmp_path / "two",), lambda *told: heard.append(told))
+    alone = lessons(tmp_path / "one", tell=lambda *told: None)
     assert heard == [("learned", 4)]
     assert (ours["size"], alone["size"], ours["first"]) == (2, 1, 0)
     for one, other in zip(alone["metrics"], ours["metrics"], strict=True):
@@ -92,6 +94,7 @@ def test_two_ranks_learn_and_sample_what_one_process_does() -> None:
     assert alone["metrics"][0]["max_violation"] > 0
     for name, tensor in alone["weights"].items():
         torch.testing.assert_close(ours["weights"][name], tensor, rtol=1e-3, atol=1e-5)
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["rank-0"]
     assert ours["sums"][0] == ours["sums"][1]  # the ranks hold the same to the bit
     assert same_rows(ours["drawn"], alone["drawn"])
     assert ours["drawn"]["id"].to_list()[-2:] == [f"{ours['drawn']['problem_id'][-1]}/{n}" for n in (0, 1)]
@@ -184,6 +187,7 @@ def test_a_killed_rank_ends_all_and_the_stage_goes_on_to_what_one_process_makes(
     assert list((folder / RESUME).glob("state-*"))
     made = in_session(tmp_path / "two", Ranked(2), zero, killer)
     assert 1 < killer.told[0] <= 5  # it went on
+    shutil.copytree(tmp_path / "two" / ".redteam", tmp_path / "one" / ".redteam")
     alone = in_session(tmp_path / "one", Launcher(), zero)
     assert made.key == alone.key
     for one, other in zip(lines(alone), lines(made), strict=True):
