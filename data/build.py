@@ -1,6 +1,6 @@
 """Trajectories and general rows -> a fine-tuning set, at any size (DeepSeek-R1, 2.3.1 and 2.3.3 of version 1).
 
-A build is declared: filters in order, the share of general rows, how many rows at most. It is done in passes
+A build is declared: filters in order, the share of general rows or quotas by domain. It is done in passes
 over shards (`data.passes`), by several processes where there is much to do, and holds no more than a few shards
 at a time; of every row it holds the id and where it stands, no text. What comes out hangs neither on the shards
 nor on the order of the rows, to the byte: rows are taken by id, and drawn by a hash of it.
@@ -19,14 +19,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data import filters, passes
 from data.filters import FilterConfig, name_of
 from data.lineage import Json, Settings, canonical, read_json, seed_of, write_json
+from data.mixture import GENERAL, check_met, domains_of, over_quota
 from data.passes import PLACES, ROW, TABLES, TRAJECTORY, Job
 from data.shards import SHARD_BYTES, Shard, read, shards_of
 from data.store import write_table
@@ -69,7 +70,30 @@ class BuildConfig(Settings):
         0.25, ge=0, lt=1, description="share of non-reasoning rows in the set; paper: 200 of 800"
     )
     max_rows: int = Field(0, ge=0, description="reasoning rows at most; 0 keeps all")
+    quotas: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="rows of each domain, drawn by a hash; `general` fills up with written rows, whatever the share"
+    )
+    domains: dict[str, list[str]] = Field(
+        {}, description="families of a domain; a family that stands in none is a domain itself"
+    )
+    on_short: Literal["stop", "go_on"] = Field("stop", description="where a domain has fewer rows than its quota")
     seed: int = 0
+
+    @field_validator("filters")
+    @classmethod
+    def _named_once(cls, declared: list[FilterConfig]) -> list[FilterConfig]:
+        names = [name_of(each) for each in declared]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two filters of one name: {', '.join(doubled)}")
+        return declared
+
+    @field_validator("domains")
+    @classmethod
+    def _in_one_domain(cls, domains: dict[str, list[str]]) -> dict[str, list[str]]:
+        families = [family for each in domains.values() for family in each]
+        if doubled := sorted({family for family in families if families.count(family) > 1}):
+            raise ValueError(f"families of two domains: {', '.join(doubled)}")
+        return domains
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +230,11 @@ def _placed(job: Job, config: BuildConfig) -> tuple[Built, pl.DataFrame]:
     kept, dropped = ledger.filter(pl.col("reason").is_null()), ledger.filter(pl.col("reason").is_not_null())
     if kept.is_empty():
         raise ValueError(_nothing_left(ledger))
-    general = _general(job, len(kept), config)
+    have = dict(kept["domain"].value_counts().iter_rows())
+    general = _general(job, len(kept), have.get(GENERAL, 0), config)
+    have[GENERAL] = have.get(GENERAL, 0) + len(general)
+    if config.on_short == "stop":
+        check_met(have, config.quotas)
     rows = _shuffled(pl.concat([kept.select("shard", "place"), general.select("shard", "place")]), config.seed)
     places = pl.concat(
         [
@@ -222,15 +250,24 @@ def _placed(job: Job, config: BuildConfig) -> tuple[Built, pl.DataFrame]:
 
 
 def _capped(ledger: pl.DataFrame, job: Job, config: BuildConfig) -> pl.DataFrame:
-    """Drop what is over `max_rows`, drawn by a hash of the seed and the id."""
+    """Drop what is over `max_rows` or a domain's quota, drawn by a hash of the seed and the id."""
+    ledger = ledger.with_columns(domains_of(ledger, config.domains))
     left = ledger.filter(pl.col("fired") == job.kept)
-    if not config.max_rows or len(left) <= config.max_rows:
+    over = over_quota(left, config.quotas, config.seed)
+    if config.max_rows:
+        order = sorted(set(left["id"]) - over.keys(), key=lambda id_: seed_of(config.seed, "quota", id_))
+        over |= dict.fromkeys(order[config.max_rows :], str(config.max_rows))
+    if not over:
         return ledger
-    order = sorted(left["id"], key=lambda id_: seed_of(config.seed, "quota", id_))
-    over = pl.col("id").is_in(order[config.max_rows :])
-    return ledger.with_columns(
-        pl.when(over).then(job.kept - 1).otherwise("fired").alias("fired"),
-        pl.when(over).then(pl.lit(str(config.max_rows))).otherwise("detail").alias("detail"),
+    found = pl.DataFrame({"id": list(over), "why": list(over.values())})
+    why = pl.col("why")
+    return (
+        ledger.join(found, on="id", how="left", maintain_order="left")
+        .with_columns(
+            pl.when(why.is_not_null()).then(job.kept - 1).otherwise("fired").alias("fired"),
+            pl.coalesce(why, "detail").alias("detail"),
+        )
+        .drop("why")
     )
 
 
@@ -247,14 +284,16 @@ def _nothing_left(ledger: pl.DataFrame) -> str:
     )
 
 
-def _general(job: Job, reasoning: int, config: BuildConfig) -> pl.DataFrame:
-    """Where the general rows of the declared share stand: the first by id."""
+def _general(job: Job, reasoning: int, sampled: int, config: BuildConfig) -> pl.DataFrame:
+    """Where the general rows stand that the quota asks for beside those `sampled`, or the share: the first by id."""
     wanted = round(reasoning * config.general_share / (1 - config.general_share))
     ids = [
         read(shard, ROW, ["id"]).with_row_index("place").with_columns(shard=pl.lit(number, pl.Int32))
         for number, shard in enumerate(job.general, len(job.trajectories))
     ]
     found = pl.concat(ids) if ids else pl.DataFrame(schema={"place": pl.UInt32, "id": pl.String, "shard": pl.Int32})
+    if GENERAL in config.quotas:
+        return found.sort("id").head(max(0, config.quotas[GENERAL] - sampled))
     if wanted > len(found):
         raise ValueError(
             f"general_share = {config.general_share} of {reasoning} reasoning rows asks for {wanted} general "

@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
 
 from data import passes
 from data.build import BuildConfig, Input, build
-from data.filters import Context, FilterConfig, NearDuplicate, NearDuplicatePrompt, Surplus, apply, name_of
+from data.filters import Context, FilterConfig, NearDuplicate, NearDuplicatePrompt, NotCorrect, Surplus, apply, name_of
+from data.mixture import PAPER
 from data.prompts import parse, render, written
 from data.scan import taken_apart
 
@@ -311,3 +313,43 @@ def test_near_duplicates_are_found_across_shards(made: Make) -> None:
     run(folder, given, BuildConfig(filters=filters, general_share=0), shard_bytes=1)
     dropped = pl.read_parquet(folder / "out" / "dropped.parquet")
     assert dropped.select("id", "reason", "detail").rows() == [("p0/1", "near_duplicate", "p0/0")]
+
+
+def test_quotas_by_domain(made: Make) -> None:
+    frame = trajectories()
+    config = BuildConfig(
+        filters=[NotCorrect()], quotas={"reasoned": 20, "logic": 15, "general": 12}, domains={"reasoned": ["chain"]}
+    )
+    folder, given = made(frame)
+    run(folder, given, config)
+    rows = pl.read_parquet(folder / "out" / "rows.parquet")
+    assert dict(rows["family"].value_counts().iter_rows()) == {"chain": 20, "logic": 15, "helpful": 12}
+    dropped = pl.read_parquet(folder / "out" / "dropped.parquet").filter(pl.col("reason") == "over_quota")
+    assert set(dropped["detail"]) == {"reasoned: 20", "logic: 15"}
+    again, given = made(frame.sample(fraction=1, shuffle=True, seed=1), files=3, name="again")
+    run(again, given, config)
+    assert_frame_equal(pl.read_parquet(again / "out" / "rows.parquet"), rows)
+
+
+def test_quotas_that_cannot_be_met(made: Make) -> None:
+    folder, given = made(trajectories(problems=4))
+    config = BuildConfig(filters=[NotCorrect()], quotas={"logic": 50, "chain": 1, "general": 41})
+    left = len(pl.read_parquet(given.trajectories / "000.parquet").filter(verdict="correct", family="logic"))
+    message = f"quotas cannot be met: logic is {50 - left} rows short of 50, general is 1 rows short of 41; sample"
+    with pytest.raises(ValueError, match=message):
+        run(folder, given, config)
+    assert not list((folder / "out").iterdir())
+    run(folder, given, config.model_copy(update={"on_short": "go_on"}))
+    families = pl.read_parquet(folder / "out" / "rows.parquet")["family"].value_counts()
+    assert dict(families.iter_rows()) == {"logic": left, "chain": 1, "helpful": 40}
+
+
+def test_a_build_is_declared_without_contradiction() -> None:
+    assert sum(PAPER.values()) == 804_745
+    assert BuildConfig(quotas=PAPER).quotas["math"] == 395_285
+    with pytest.raises(ValidationError, match="two filters of one name: surplus"):
+        BuildConfig(filters=[Surplus(max_per_problem=1), Surplus(max_per_problem=2)])
+    with pytest.raises(ValidationError, match="families of two domains: chain"):
+        BuildConfig(domains={"a": ["chain"], "b": ["chain", "logic"]})
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        BuildConfig(quotas={"math": -1})
