@@ -28,6 +28,7 @@ class Content:
     findings: Sequence[Finding]
     drawn: Mapping[str, str]
     waterfall: pl.DataFrame
+    composition: pl.DataFrame
     dropped: pl.DataFrame
     answers: Frames
     replies: Frames
@@ -347,7 +348,17 @@ def _filters(content: Content) -> str:
     )
     examples = dropped_examples(content.dropped)
     heading = "<h3>Two rows of each reason</h3>" if examples else ""
-    return _figure(content.drawn, "waterfall", caption) + _fall(content.waterfall) + heading + examples
+    parts = [_figure(content.drawn, "waterfall", caption), _fall(content.waterfall), heading, examples]
+    return "".join([*parts, "<h3>What is in the set</h3>", _composition(content.composition)])
+
+
+def _composition(found: pl.DataFrame) -> str:
+    """The paper's Table 5 of the set; tokens are those of sampled responses."""
+    rows = [
+        (escape(domain), f"{samples:,}", f"{rounds:.1f}", "–" if tokens is None else f"{tokens:,.1f}")
+        for domain, samples, rounds, tokens in found.iter_rows()
+    ]
+    return _table(("domain", "samples", "rounds a sample", "tokens a response"), rows, "stages")
 
 
 def _fall(counts: pl.DataFrame) -> str:

@@ -14,6 +14,7 @@ import polars as pl
 
 from data.language import consistency
 from data.lineage import METRICS, Json, Judge, Policy, Report, Table, read_json, write_json
+from data.sets import composition
 from data.store import read_table, write_table
 from data.waterfall import breakdown, by_reason, examples
 from tasks import page
@@ -81,6 +82,7 @@ def report(
         findings,
         drawn,
         by_reason(breakdown(rows.folder)),
+        composition(rows.folder),
         examples(rows.folder, 2),
         answers,
         replies,

@@ -166,7 +166,13 @@ def rejection(runs: Path) -> Table:
     )
     steps = {"reason": ["in", "mixed_language", "kept"], "rows": [1200, 200, 1000]}
     write_table(made.folder / "dropped.parquet", dropped)
-    write_table(made.folder / "kept.parquet", answers(BEHAVIOURS["r1"]))
+    kept = answers(BEHAVIOURS["r1"])
+    rows = kept.select(
+        "id", "family", "language", pl.format("<｜User｜>{}<｜Assistant｜>", "prompt").alias("prompt"), "completion",
+        pl.lit("trajectory").alias("source"),
+    )  # fmt: skip
+    write_table(made.folder / "kept.parquet", kept)
+    write_table(made.folder / "rows.parquet", rows)
     write_table(made.folder / "waterfall.parquet", pl.DataFrame(steps))
     return made
 
@@ -430,6 +436,15 @@ def test_the_waterfall_counts_what_goes(finished: Path) -> None:
         assert text in svg
     assert "<title>" in svg
     assert "metadata" not in svg
+
+
+def test_the_page_tells_the_waterfall_and_the_set_in_figures(finished: Path) -> None:
+    html = (finished / "report.html").read_text(encoding="utf-8")
+    kept, dropped = answers(BEHAVIOURS["r1"]), answers(BEHAVIOURS["zero"])
+    rows, tokens = len(kept) + len(dropped), kept["tokens"].sum() + dropped["tokens"].sum()
+    assert f'<th scope="row">in</th><td>{rows:,}</td><td>{tokens:,}</td>' in html
+    mean = f"{kept['tokens'].mean():,.1f}"
+    assert f'<th scope="row">total</th><td>{len(kept):,}</td><td>1.0</td><td>{mean}</td>' in html
 
 
 def test_a_curve_begins_and_ends_with_the_policies_that_training_began_and_ended_with() -> None:
