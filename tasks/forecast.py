@@ -23,8 +23,12 @@ EXAMPLES: Final = 0.35
 """Of the answers to general prompts, the examples of each reward model; half of them have two texts."""
 GATE_S: Final = 8.0
 """The red team's attempts at the rewards before the first RL, on one core."""
-FEW_S: Final = 1.0
+LIGHT_S: Final = 0.2
 """Stages that neither sample nor learn."""
+HEAVY_S: Final = 0.7
+"""What other stages take beside that: weights read and written, judges started."""
+REPORT_S: Final = 4.0
+"""The report's pictures and intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,10 @@ class Forecaster:
 
     def _stage(self, step: Step) -> tuple[float, int]:
         known = getattr(self, f"_{step.artifact.stage}", None)
-        return known(step, step.config.get("config", {})) if known else (FEW_S, 0)
+        if known is None:
+            return LIGHT_S, 0
+        seconds, peak = known(step, step.config.get("config", {}))
+        return seconds + HEAVY_S * (peak > 0), peak
 
     def _policy(self, step: Step) -> Policy:
         name = step.parents["policy"][0].name
@@ -107,11 +114,11 @@ class Forecaster:
     def _curate(self, step: Step, config: Mapping[str, Any]) -> tuple[float, int]:
         answers, policy = self._rows.get(step.parents["trajectories"][0].name, (0.0, None))
         if policy is None:
-            return FEW_S, 0
+            return LIGHT_S, 0
         kept = answers * policy.accuracy * KEPT_OF_RIGHT
         kept = min(kept, config["max_rows"]) if config["max_rows"] else kept
         self._rows[step.artifact.name] = kept / (1 - config["general_share"]), policy
-        return FEW_S, 0
+        return LIGHT_S, 0
 
     def _finetune(self, step: Step, config: Mapping[str, Any]) -> tuple[float, int]:
         learns, (rows, teacher) = self._policy(step), self._rows[step.parents["rows"][0].name]
@@ -143,3 +150,6 @@ class Forecaster:
         return self._asks(
             policy, self._supplies[name].reasoning * config["num_generations"]
         ), policy.pace.bytes_sampling
+
+    def _report(self, step: Step, config: Mapping[str, Any]) -> tuple[float, int]:
+        return REPORT_S, 0
