@@ -71,7 +71,8 @@ def launch(size: int, device: str, function: Callable[..., Any], arguments: Sequ
                 for _ in range(size):
                     crew.append(_welcome(door, ended))
                 for each in crew:
-                    _say(each.line, device, threads, function, arguments)
+                    with suppress(OSError):  # dead already, which listening tells
+                        _say(each.line, device, threads, function, arguments)
                 return _listen(crew, hear, ended)
             except BaseException:
                 for each in crew:
@@ -99,15 +100,13 @@ def _elastic(size: int, place: Path) -> None:
 
 
 def _welcome(door: socket.socket, ended: Future[None]) -> Rank:
-    """Wait for the next rank to report. Raises RankDied where they ended before."""
-    while True:
-        try:
+    """Wait for the next rank to report. Raises RankDied where one ended before."""
+    while not ended.done():
+        with suppress(TimeoutError, EOFError, ConnectionError):
             line = Connection(door.accept()[0].detach())
             number, pid = _heard(line)
             return Rank(number, pid, line)
-        except TimeoutError:
-            if ended.done():
-                raise RankDied(f"the ranks could not be started: {ended.exception()}") from None
+    raise RankDied("a rank ended before it began to work; what it wrote is above")
 
 
 def _end(rank: Rank) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,13 @@ def test_no_rank_outlives_a_caller_that_is_interrupted() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         launch(2, "cpu", tell_for_ever, (), interrupt)
+    assert not running_ranks()
+
+
+def test_ranks_that_cannot_begin_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RankDied, match=r"^a rank ended before it began to work; what it wrote is above$"):
+        launch(2, "cpu", fail_in_second, (), print)
     assert not running_ranks()
 
 
