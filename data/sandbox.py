@@ -20,7 +20,6 @@ import contextlib
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -35,6 +34,7 @@ from typing import Final, Literal, get_args
 
 from data import jail as protocol
 from data.jail.room import DEVICES, PLACE, STREAMS
+from data.pipes import read_by
 
 Isolation = Literal["bubblewrap", "unshare", "rlimit", "none"]
 """How programs are shut in; with "none" they are not run at all."""
@@ -218,14 +218,10 @@ class Jail:
         assert self._process is not None
         assert self._process.stdout is not None
         fd, content = self._process.stdout.fileno(), bytearray()
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
         while len(content) < size:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise SandboxError("the jail does not answer")
-            chunk = os.read(fd, size - len(content))
+            chunk = read_by(deadline, fd, size - len(content))
             if not chunk:
-                raise SandboxError("the jail has died")
+                raise SandboxError("the jail does not answer" if chunk is None else "the jail has died")
             content += chunk
         return bytes(content)
 

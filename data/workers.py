@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import queue
-import select
 import signal
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+from data.pipes import read_by
 
 Kind = Literal["math", "reasoning_gym"]
 Finding = Literal["equal", "different", "unparseable", "gold_unparseable", "timeout", "deadly", "broken"]
@@ -96,14 +97,10 @@ class Worker:
         """One line; None when it does not come in time, empty when the process has ended."""
         assert self._process.stdout is not None
         fd, deadline = self._process.stdout.fileno(), time.monotonic() + timeout_s
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
         while b"\n" not in self._rest:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return None
-            chunk = os.read(fd, 4096)
+            chunk = read_by(deadline, fd, 4096)
             if not chunk:
-                return b""
+                return chunk
             self._rest += chunk
         line, _, self._rest = self._rest.partition(b"\n")
         return line

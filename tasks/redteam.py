@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from data import workers
-from data.language import consistency
 from data.lineage import read_json, sha256_of, write_json
 from data.lock import locked
-from data.prompts import Parts, Template, parse
+from data.prompts import Parts, Template
 from data.records import Status, Verdict
 from data.redteam import Attempt, Kind, attempts, bait
 from data.sandbox import Isolation, refuse
 from data.verifiers import verify_all
-from tasks.rewards import RewardWeights, reward
+from tasks.rewards import RewardWeights, reading, reward
 
 State = Literal["held", "OPEN", "open", "right"]
 """`open` is not promised in this isolation; `right` is an honest right answer that was taken for one."""
@@ -90,8 +89,7 @@ def examined(attempt: Attempt, isolation: Isolation) -> list[Finding]:
         for template in get_args(Template):
             *before, text = placed.completions(template)
             begun = time.monotonic()
-            parts = parse(text, template)
-            ratio = consistency(parts.thinking, placed.problem.language).ratio if parts.thinking else None
+            parts, language = reading(text, template, placed.problem.language)
             if parts.answer not in judged:
                 jobs = [(placed.problem, each) for each in (*before, text)]
                 found = verify_all(jobs, template, workers=1, timeout_s=timeout_s, isolation=isolation)
@@ -99,7 +97,8 @@ def examined(attempt: Attempt, isolation: Isolation) -> list[Finding]:
             verdict, seconds = judged[parts.answer]
             findings.append(Finding(
                 attempt.name, attempt.kind, attempt.problem.key, attempt.problem.verifier, template, verdict.status,
-                verdict.reason[:200], parts.well_formed, ratio, round(seconds, 3), laid.touched(),
+                verdict.reason[:200], parts.well_formed, language.ratio if language else None,
+                round(seconds, 3), laid.touched(),
             ))  # fmt: skip
     return findings
 

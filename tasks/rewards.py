@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from data.language import Consistency, consistency
 from data.lineage import Settings
-from data.prompts import Parts
+from data.prompts import Parts, Template, parse
 from data.records import Reward, Verdict
 
 
@@ -25,6 +26,12 @@ class RewardWeights(Settings):
     format_weight: float = Field(1.0, ge=0, description="R_format: the tags are where the template asks")
     language_weight: float = Field(0.0, ge=0, description="R_language: share of the thinking in the language asked")
     preference_weight: float = Field(0.0, ge=0, description="R_reward_model, on general prompts only")
+
+
+def reading(response: str, template: Template, language: str) -> tuple[Parts, Consistency | None]:
+    """Take a response apart, and measure its thinking in the language asked; None where it has no thinking."""
+    parts = parse(response, template)
+    return parts, consistency(parts.thinking, language) if parts.thinking is not None else None
 
 
 def reward(

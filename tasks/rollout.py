@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from data.judge import JudgeModel
-from data.language import consistency, reflection_count
+from data.language import reflection_count
 from data.lineage import WHEN_SET, Policy, Settings, Table, seed_of
 from data.prompts import Template, parse, render, response
 from data.records import Completion, Problem, Reward, Trajectory, Verdict
@@ -26,7 +26,7 @@ from model.sampler import Sample, sample
 from model.tokenizer import Tokenizer
 from tasks.collect import JUDGE, by_rule, left_to_a_judge, problems_of, ruled
 from tasks.judge import judge_of
-from tasks.rewards import RewardWeights, reward
+from tasks.rewards import RewardWeights, reading, reward
 from tasks.roles import fitted
 from tasks.stage import Run, Summary, stage
 
@@ -215,8 +215,8 @@ def _trajectory(
     weights: RewardWeights,
     step: int,
 ) -> Trajectory:
-    parts = parse(_response(problem, completion, template), template)
-    ratio = consistency(parts.thinking, problem.language).ratio if parts.thinking is not None else None
+    parts, language = reading(_response(problem, completion, template), template, problem.language)
+    ratio = language.ratio if language else None
     return Trajectory(
         id=f"{step}/{problem.id}/{number}" if step else f"{problem.id}/{number}",
         problem=problem,

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.files import rows_of
-from data.language import Consistency, consistency
-from data.prompts import Parts, Template, parse, response
+from data.language import Consistency
+from data.prompts import Parts, Template, response
 from data.records import Verdict
 from data.rows import COLUMNS, problem_in
 from data.sandbox import Isolation
 from data.verifiers import VERIFIERS, Judge, Verifier
-from tasks.rewards import RewardWeights, reward
+from tasks.rewards import RewardWeights, reading, reward
 
 WINDOW = 256
 """Rows that are held at a time."""
@@ -103,8 +103,7 @@ def _begin(row: Any, stem: str, number: int, where: str, form: Form, verifier: V
         raise ValueError(f"{where}: 'completion' {wrong}")
     template = form if form != "auto" else _template(problem.prompt, completion)
     whole = response(problem.prompt, completion)
-    parts = parse(whole, template)
-    language = consistency(parts.thinking, problem.language) if parts.thinking is not None else None
+    parts, language = reading(whole, template, problem.language)
     try:
         return _Scored(parts, language, verifier.submit(problem, whole, template))
     except ValueError as error:
