@@ -135,7 +135,7 @@ def test_a_sweep_is_measured_by_what_was_planted(runs: Path, tmp_path: Path) -> 
     ("asked", "message"),
     [
         ({"sweep": "repetition.ngram=8"}, "--sweep repetition.ngram=8: write it as filter.threshold=a,b,c, with two"),
-        ({"sweep": "novelty.ngram=1,2"}, "no filter 'novelty' in this build; there are verdict, malformed, "),
+        ({"sweep": "novelty.ngram=1,2"}, "no filter 'novelty' in this build; there are verdict, "),
         ({"sweep": "repetition.typo=1,2"}, "no setting 'typo'; allowed are max_line_repeats, ngram, max_ngram_share"),
         ({"sweep": "repetition.max_ngram_share=0.1,2"}, "max_ngram_share = 2: Input should be less than or equal to"),
         ({"part": "dev1"}, "--part must be out of rejection, cold, got 'dev1'"),
