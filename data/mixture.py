@@ -7,7 +7,7 @@ from typing import Final
 
 import polars as pl
 
-from data.lineage import seed_of
+from data.lineage import Json, seed_of
 
 GENERAL: Final = "general"
 """The domain of rows that no rule judges: the written ones, and trajectories of a family of that name."""
@@ -40,3 +40,21 @@ def check_met(have: Mapping[str, int], quotas: Mapping[str, int]) -> None:
     if short:
         missing = ", ".join(f"{domain} is {rows} rows short of {quotas[domain]}" for domain, rows in short.items())
         raise ValueError(f'quotas cannot be met: {missing}; sample more, ask for fewer, or set on_short = "go_on"')
+
+
+def domain_in_sql(family: str, domains: Mapping[str, Sequence[str]]) -> str:
+    """The same as an expression of SQL over the column `family`."""
+    known = "".join(
+        f" WHEN {_quoted(each)} THEN {_quoted(domain)}" for domain, families in domains.items() for each in families
+    )
+    return f"CASE {family}{known} ELSE {family} END" if known else family
+
+
+def declared(record: Mapping[str, Json]) -> Mapping[str, Sequence[str]]:
+    """The domains that the settings of a build's record declare."""
+    found: Mapping[str, Sequence[str]] = record["config"]["config"].get("domains", {})
+    return found
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -7,7 +7,7 @@ Columns stand in one order, `COLUMNS`, in both files; `messages` is the chat for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.mixture import domain_in_sql
 from data.prompts import USER, messages
+from data.waterfall import NO_DOMAINS
 
 SCHEMA_VERSION: Final = 1
 VERSION_KEY: Final = "r1.schema_version"
@@ -61,19 +63,21 @@ def _chat(row: Mapping[str, str]) -> dict[str, Any]:
     return {"messages": messages(row["prompt"], row["completion"])}
 
 
-def composition(folder: Path) -> pl.DataFrame:
+def composition(folder: Path, domains: Mapping[str, Sequence[str]] = NO_DOMAINS) -> pl.DataFrame:
     """What is in a set, as the paper's Table 5 has it: (domain, samples, rounds, tokens), "total" last.
 
-    `folder` is that of a build. Rounds are the mean of the questions in a row, tokens the mean of the responses'
-    as sampling counted them, null where a domain has no sampled row.
+    `folder` is that of a build, `domains` its own by their families. Rounds are the mean of the questions in a row,
+    tokens the mean of the responses' as sampling counted them, null where a domain has no sampled row.
     """
     sql = """
-        SELECT if(grouping(r.family) = 1, 'total', r.family) AS domain, count(*) AS samples,
+        SELECT if(grouping(r.domain) = 1, 'total', r.domain) AS domain, count(*) AS samples,
                avg(len(string_split(r.prompt, $user)) - 1) AS rounds, avg(k.tokens) AS tokens
-        FROM read_parquet($rows) r LEFT JOIN (SELECT id, tokens FROM read_parquet($kept)) k
+        FROM (SELECT *, {domain} AS domain FROM read_parquet($rows)) r
+        LEFT JOIN (SELECT id, tokens FROM read_parquet($kept)) k
           ON r.id = k.id AND r.source = 'trajectory'
-        GROUP BY GROUPING SETS ((r.family), ()) ORDER BY grouping(r.family), samples DESC, domain
+        GROUP BY GROUPING SETS ((r.domain), ()) ORDER BY grouping(r.domain), samples DESC, domain
     """
+    sql = sql.format(domain=domain_in_sql("family", domains))
     values = {"user": USER, "rows": str(folder / "rows.parquet"), "kept": str(folder / "kept.parquet")}
     with duckdb.connect(":memory:") as connection:
         found = connection.execute(sql, values).fetchall()

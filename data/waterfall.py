@@ -5,17 +5,20 @@ What is read are the few columns that are counted, and the texts of the examples
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import duckdb
 import polars as pl
 
+from data.mixture import domain_in_sql
 from data.store import read_table
 
 IN, KEPT = "in", "kept"
+NO_DOMAINS: Final[Mapping[str, Sequence[str]]] = {}
 _COUNTS: Final = """
-    SELECT reason, family AS domain, language, count(*) AS rows, sum(tokens) AS tokens FROM (
+    SELECT reason, {domain} AS domain, language, count(*) AS rows, sum(tokens) AS tokens FROM (
         SELECT $name AS reason, family, language, tokens FROM read_parquet($kept)
         UNION ALL SELECT reason, family, language, tokens FROM read_parquet($dropped)
     ) GROUP BY ALL ORDER BY ALL
@@ -29,15 +32,18 @@ _EXAMPLES: Final = """
 """
 
 
-def breakdown(folder: Path) -> pl.DataFrame:
+def breakdown(folder: Path, domains: Mapping[str, Sequence[str]] = NO_DOMAINS) -> pl.DataFrame:
     """(reason, domain, language, rows, tokens, share) of a build's folder: what came "in", what each reason took, and
     what was "kept", in this order.
 
-    A share is of all rows that came in. A filter that took nothing has one row with null for domain and language.
+    `domains` are the build's own, by their families; a family in none is a domain itself. A share is of all
+    rows that came in. A filter that took nothing has one row with null for domain and language.
     """
     files = {name: str(folder / f"{name}.parquet") for name in ("kept", "dropped")}
     with duckdb.connect(":memory:") as connection:
-        found = connection.execute(_COUNTS, {"name": KEPT} | files).fetchall()
+        found = connection.execute(
+            _COUNTS.format(domain=domain_in_sql("family", domains)), {"name": KEPT} | files
+        ).fetchall()
     schema = {"reason": pl.String, "domain": pl.String, "language": pl.String, "rows": pl.Int64, "tokens": pl.Int64}
     counts = pl.DataFrame(found, schema, orient="row")
     came = counts.group_by("domain", "language").agg(pl.sum("rows", "tokens")).with_columns(reason=pl.lit(IN))

@@ -18,6 +18,7 @@ from prefect.artifacts import (
 )
 
 from data.address import answers
+from data.mixture import declared
 from data.store import read_table
 from data.waterfall import breakdown, by_reason
 from flows.display import figures_of
@@ -81,7 +82,7 @@ class Board:
         told = "\n".join([head, link, figures_table(record["summary"])])
         self._owed.append(partial(create_markdown_artifact, told, f"{key_of(step)}-figures", step.artifact.name))
         if (step.artifact.folder / "waterfall.parquet").is_file():
-            rows = by_reason(breakdown(step.artifact.folder)).to_dicts()
+            rows = by_reason(breakdown(step.artifact.folder, declared(record))).to_dicts()
             title = f"{step.artifact.name}: rows in, dropped, kept"
             self._owed.append(partial(create_table_artifact, rows, f"{key_of(step)}-dropped", title))
         if (step.artifact.folder / PICTURE).is_file():

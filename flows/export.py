@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.lineage import METRICS, RECORD, Artifact, Json, Policy, ancestors, check, read_json, read_record, write_json
+from data.mixture import declared
 from data.prompts import ZERO_TEMPLATE
 from data.sets import composition, write_set
 from flows.chat import template_of
@@ -81,7 +82,8 @@ def write_rows(built: Artifact, folder: Path) -> Path:
     above = [read_record(built.runs / parent["key"]) for parent in record["parents"]]
     with _new(folder) as beside:
         write_set(built.folder / "rows.parquet", beside)
-        (beside / "README.md").write_text(card(record, composition(built.folder), above), encoding="utf-8")
+        found = composition(built.folder, declared(record))
+        (beside / "README.md").write_text(card(record, found, above), encoding="utf-8")
         shutil.copyfile(built.folder / RECORD, beside / RECORD)
     return folder
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.lineage import Json
-from data.waterfall import breakdown, by_reason, examples
+from data.waterfall import NO_DOMAINS, breakdown, by_reason, examples
 
 EXAMPLES = 2
 """Rows shown of each reason for which a curation dropped some."""
@@ -39,9 +39,9 @@ def describe(
     return "\n".join([*lines, "", more]) if more else "\n".join(lines)
 
 
-def waterfall(folder: Path) -> str:
+def waterfall(folder: Path, domains: Mapping[str, Sequence[str]] = NO_DOMAINS) -> str:
     """The rows of a build by reason, with domains and languages, and examples with what the rule found."""
-    counts = by_reason(breakdown(folder))
+    counts = by_reason(breakdown(folder, domains))
     names = [name for name in counts.columns if name not in ("reason", "rows", "share", "tokens")]
     lines = [
         f"| | rows | share | tokens | {' | '.join(names)} |",

@@ -14,6 +14,7 @@ import polars as pl
 
 from data.language import consistency
 from data.lineage import METRICS, Json, Judge, Policy, Report, Table, read_json, write_json
+from data.mixture import declared
 from data.sets import composition
 from data.store import read_table, write_table
 from data.waterfall import breakdown, by_reason, examples
@@ -77,12 +78,13 @@ def report(
     drawn = draw(models, traced, histories, rows, config)
     publish(drawn, run.folder / "figures")
     sources = {name: each.key for name, each in evaluations.items()} | {rows.name: rows.key}
+    domains = declared(rows.record())
     content = page.Content(
         models,
         findings,
         drawn,
-        by_reason(breakdown(rows.folder)),
-        composition(rows.folder),
+        by_reason(breakdown(rows.folder, domains)),
+        composition(rows.folder, domains),
         examples(rows.folder, 2),
         answers,
         replies,

@@ -40,6 +40,7 @@ from sqlalchemy import Engine, event
 
 from data.address import answers
 from data.lineage import METRICS, RESUME, TIMES, Artifact, Json, Judge, Policy, Report, Table
+from data.mixture import declared
 from data.sets import composition
 from data.store import read_table
 from data.waterfall import breakdown, by_reason
@@ -286,7 +287,7 @@ class MlflowTracker:
             parents = {each.key: each for several in step.parents.values() for each in several}.values()
             links = [self._link(parent) for parent in parents]
             stored = {"parents": json.dumps([astuple(link) for link in links if link]), "says": step.sentence}
-            stored |= {"waterfall": _waterfall(step.artifact.folder)}
+            stored |= {"waterfall": _waterfall(step.artifact.folder, record)}
             for key, value in stored.items():
                 self.client.set_tag(run_id, f"mlflow.r1.{key}", value[:TAG_CHARACTERS])
             tags = tags | {f"mlflow.r1.{key}": value for key, value in stored.items()}
@@ -415,24 +416,25 @@ class MlflowTracker:
                 outputs.append(self._model(run_id, artifact, f"{artifact.key}-{folder.name}", folder, kind, at))
             self.client.log_outputs(run_id, outputs)
             return {"mlflow_run_id": run_id, "mlflow_model_id": outputs[0].model_id}
-        self._show_files(run_id, artifact.folder)
+        self._show_files(run_id, artifact.folder, record)
         if isinstance(artifact, Table):
             made = DatasetInput(self._dataset(artifact, record), [InputTag("mlflow.data.context", "output")])
             self.client.log_inputs(run_id, datasets=[made])
         return {"mlflow_run_id": run_id}
 
-    def _show_files(self, run_id: str, folder: Path) -> None:
+    def _show_files(self, run_id: str, folder: Path, record: Mapping[str, Json]) -> None:
         """Keep what people look at beside the run: pictures, and the waterfall of a build as picture and table."""
         from tasks import figures
 
         for picture in sorted(folder.glob("*.svg")):
             self.client.log_text(run_id, picture.read_text(encoding="utf-8"), picture.name)
         if (folder / "waterfall.parquet").is_file():
-            counts = breakdown(folder)
+            domains = declared(record)
+            counts = breakdown(folder, domains)
             shown = counts.with_columns(pl.col("domain", "language").fill_null(""))
             self.client.log_table(run_id, shown.to_dict(as_series=False), "waterfall.json")
             self.client.log_text(run_id, figures.waterfall(by_reason(counts)), "waterfall.svg")
-            self.client.log_text(run_id, composition_table(composition(folder)), "composition.md")
+            self.client.log_text(run_id, composition_table(composition(folder, domains)), "composition.md")
         if (folder / PICTURE).is_file():
             self.client.log_table(run_id, read_table(folder / CURVE).to_dict(as_series=False), "curve.json")
 
@@ -473,8 +475,8 @@ def assessments(row: Mapping[str, Json]) -> dict[str, float | str]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _waterfall(folder: Path) -> str:
-    return waterfall(folder) if (folder / "waterfall.parquet").is_file() else ""
+def _waterfall(folder: Path, record: Mapping[str, Json]) -> str:
+    return waterfall(folder, declared(record)) if (folder / "waterfall.parquet").is_file() else ""
 
 
 def _noted(artifact: Artifact, key: str) -> str:

@@ -88,6 +88,7 @@ def test_the_card_has_the_papers_table_and_the_settings(exported: Path, built: T
         ("helpful", 1, 2.0, None),
         ("total", 3, 4 / 3, 15.5),
     ]
+    assert composition(built.folder, {"all": ["chain", "helpful"]}).rows()[0] == ("all", 3, 4 / 3, 15.5)
     card = (exported / "README.md").read_text(encoding="utf-8")
     for line in (
         "| domain | samples | rounds | tokens |",

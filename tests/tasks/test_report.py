@@ -15,7 +15,7 @@ import polars.selectors as cs
 import pytest
 import torch
 
-from data.lineage import Artifact, Judge, Policy, Report, Table, write_json
+from data.lineage import RECORD, RECORDED, Artifact, Judge, Policy, Report, Table, write_json
 from data.store import write_table
 from model import checkpoint
 from model.config import ModelConfig
@@ -173,6 +173,7 @@ def rejection(runs: Path) -> Table:
     )  # fmt: skip
     write_table(made.folder / "kept.parquet", kept)
     write_table(made.folder / "rows.parquet", rows)
+    write_json(made.folder / RECORD, dict.fromkeys(RECORDED, 0) | {"config": {"config": {}}})
     write_table(made.folder / "waterfall.parquet", pl.DataFrame(steps))
     return made
 

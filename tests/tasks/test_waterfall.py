@@ -89,3 +89,12 @@ def test_a_build_that_drops_nothing_has_no_examples(folder: Path) -> None:
     write_table(folder / "dropped.parquet", pl.read_parquet(folder / "dropped.parquet").clear())
     assert examples(folder, 2).is_empty()
     assert by_reason(breakdown(folder))["rows"].to_list() == [3, 0, 0, 0, 3]
+
+
+def test_families_are_counted_under_their_domain(folder: Path) -> None:
+    table = by_reason(breakdown(folder, {"it's math": ["chain", "sum"]}))
+    assert table.columns[4:6] == ["it's math", "logic"]
+    assert table.row(1) == ("verdict", 4, 0.5, 140, 3, 1, 2, 2)
+    whole = by_reason(breakdown(folder, {"reasoning": ["chain", "logic"]}))
+    assert whole.columns[4:] == ["reasoning", "in en", "in zh"]
+    assert whole["reasoning"].to_list() == whole["rows"].to_list()
