@@ -159,6 +159,8 @@ def _job(given: Input, config: BuildConfig, workspace: Path, shard_bytes: int) -
     rows = sum(shard.rows for shard in trajectories)
     if not rows:
         raise ValueError(f"{given.trajectories}: no trajectory in it")
+    if not given.evaluation and any(isinstance(each, filters.Contaminated) for each in config.filters):
+        raise ValueError("contaminated: no evaluation problems to compare with; give some, or leave the filter out")
     many = sum(file.stat().st_size for file in {shard.file for shard in trajectories}) >= MUCH
     buckets = -(-rows // ROWS_OF_A_BUCKET)
     job = Job(workspace, tuple(config.filters), config.rewrite, trajectories, general, buckets, many)

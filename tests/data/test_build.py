@@ -353,3 +353,12 @@ def test_a_build_is_declared_without_contradiction() -> None:
         BuildConfig(domains={"a": ["chain"], "b": ["chain", "logic"]})
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         BuildConfig(quotas={"math": -1})
+
+
+def test_decontamination_needs_evaluation_problems(made: Make) -> None:
+    folder, given = made(trajectories(problems=4))
+    bare = Input(given.trajectories, given.general)
+    with pytest.raises(ValueError, match="contaminated: no evaluation problems to compare with; give some"):
+        run(folder, bare)
+    assert not (folder / "work").exists()
+    run(folder, bare, BuildConfig(filters=[NotCorrect()], general_share=0))
