@@ -8,7 +8,7 @@ completion of thinking in `<think>` tags followed by a summary.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Template = Literal["zero", "chat"]
@@ -59,6 +59,8 @@ class Parts:
     thinking: str | None
     answer: str | None
     well_formed: bool
+    tags: float = field(default=1.0, compare=False)
+    """Share of the template's tags that stand exactly once."""
 
 
 def framed(question: str, system: str = "", template: str = "") -> str:
@@ -109,9 +111,10 @@ def written(thinking: str | None, answer: str | None) -> str:
 def parse(completion: str, template: Template) -> Parts:
     """Read a completion: each tag once, in order, and nothing outside of them that the template forbids."""
     pattern, tags = (_ZERO, 4) if template == "zero" else (_CHAT, 2)
-    match = pattern.fullmatch(completion) if len(_TAG.findall(completion)) == tags else None
+    found = _TAG.findall(completion)
+    match = pattern.fullmatch(completion) if len(found) == tags else None
     if match is None or not match["answer"].strip():
-        return Parts(None, None, False)
+        return Parts(None, None, False, sum(found.count(tag) == 1 for tag in TAGS[:tags]) / tags)
     return Parts(match["thinking"].strip(), match["answer"].strip(), True)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from data.language import Consistency, consistency
-from data.lineage import Settings
+from data.lineage import WHEN_SET, Settings
 from data.prompts import Parts, Template, parse
 from data.records import Reward, Verdict
 
@@ -24,6 +24,13 @@ class RewardWeights(Settings):
 
     accuracy_weight: float = Field(1.0, ge=0, description="R_acc: the answer is right")
     format_weight: float = Field(1.0, ge=0, description="R_format: the tags are where the template asks")
+    partial_format: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        json_schema_extra=WHEN_SET,
+        description="of R_format, for a completion that is not well formed but has each tag once; less with fewer tags",
+    )
     language_weight: float = Field(0.0, ge=0, description="R_language: share of the thinking in the language asked")
     preference_weight: float = Field(0.0, ge=0, description="R_reward_model, on general prompts only")
 
@@ -50,7 +57,8 @@ def reward(
     if verdict is not None and weights.accuracy_weight:
         earned["accuracy"] = weights.accuracy_weight * (verdict.status == "correct")
     if weights.format_weight:
-        earned["format"] = weights.format_weight * parts.well_formed
+        placed = 1.0 if parts.well_formed else weights.partial_format * parts.tags
+        earned["format"] = weights.format_weight * placed
     if weights.language_weight:
         earned["language"] = weights.language_weight * (consistency or 0.0)
     if preference is not None and weights.preference_weight:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from data.prompts import Parts
+from data.lineage import canonical
+from data.prompts import Parts, parse
 from data.records import Verdict
 from tasks.rewards import RewardWeights, reward
 
@@ -49,3 +50,21 @@ def test_the_parts_that_apply_add_up(
     earned = reward(parts, verdict, consistency, preference, weights)
     assert earned.parts == pytest.approx(expected)
     assert earned.total == pytest.approx(sum(expected.values()))
+
+
+@pytest.mark.parametrize(
+    ("completion", "share"),
+    [
+        ("<think> a </think> <answer> 4 </answer>", 2.0),  # well formed: all of R_format
+        ("<answer> 4 </answer> <think> a </think>", 1.0),  # each tag once, in the wrong order
+        ("<think> a </think> <answer> 4", 0.75),
+        ("<think> <think> a </think> 4", 0.25),  # one that stands twice earns nothing
+        ("4", 0.0),
+    ],
+)
+def test_a_part_of_the_format_can_be_earned_tag_by_tag(completion: str, share: float) -> None:
+    parts = parse(completion, "zero")
+    assert reward(parts, WRONG, None, None, RewardWeights(partial_format=0.5)).parts["format"] == share / 2
+    assert reward(parts, WRONG, None, None, ZERO).parts["format"] == float(share == 2)
+    assert "partial_format" not in canonical(ZERO)
+    assert canonical(RewardWeights(partial_format=0.5))["partial_format"] == 0.5
