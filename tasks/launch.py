@@ -184,8 +184,10 @@ def work(door: str) -> None:
     except BaseException as error:
         when = time.monotonic()
         error.add_note(f"in rank {number} of {size}:\n{traceback.format_exc()}")
-        _say(line, "failed", when, _portable(error))
-        line.recv_bytes()
+        with suppress(OSError, EOFError):  # its caller is gone
+            _say(line, "failed", when, _portable(error))
+            line.recv_bytes()
+        sys.exit(1)
     distributed.destroy_process_group()
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -226,6 +227,35 @@ def test_no_rank_outlives_a_caller_that_is_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
         launch(2, "cpu", tell_for_ever, (), interrupt)
     assert not running_ranks()
+
+
+def show_ranks(*told: object) -> None:
+    print(*running_ranks().values(), flush=True)
+
+
+def call_for_ever() -> None:
+    launch(2, "cpu", tell_for_ever, (), show_ranks)
+
+
+def is_alive(pid: str) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_no_rank_outlives_a_caller_that_is_killed() -> None:
+    script = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import call_for_ever; call_for_ever()"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        pids = caller.stdout.readline().split()
+        assert len(pids) == 2
+        assert all(map(is_alive, pids))
+        caller.kill()
+    limit = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(map(is_alive, pids))
 
 
 def test_ranks_that_cannot_begin_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
