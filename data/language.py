@@ -94,7 +94,7 @@ _WORDS: Final = {name: re.compile(f"[{chars}](?:['’-]?[{chars}])+") for name, 
 _HAS_KANA = re.compile(f"[{_KANA}]")
 _KANA_BYTES = re.compile(rb"\xe3[\x81-\x83\x87]|\xef[\xbd\xbe]")  # in UTF-8, and some neighbours; much faster
 _HAS_HAN = re.compile(f"[{_HAN}]")
-_FENCES = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+_FENCES = re.compile(r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`", re.DOTALL)
 _FORMULAS = re.compile(
     r"\$\$.*?\$\$|\\\[.*?\\\]|\\\(.*?\\\)|\\begin\{(?P<name>[a-z*]+)\}.*?\\end\{(?P=name)\}"
     r"|(?<!\\)\$(?=\S)[^$\n]*?(?<=\S)\$(?!\d)",
@@ -241,7 +241,7 @@ def reflection_count(text: str) -> int:
 
 def _prose(text: str) -> str:
     """A text without code, formulas, tags and links."""
-    if "`" in text:
+    if "`" in text or "~~~" in text:
         text = _FENCES.sub(" ", text)
     if "$" in text or "\\" in text:
         text = _FORMULAS.sub(lambda match: match[0] if _HAS_HAN.search(match[0]) else " ", text)

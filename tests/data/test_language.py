@@ -50,6 +50,7 @@ def test_hand_counted(text: str, target: str, expected: Consistency) -> None:
         "",
         "1 + 2 = 3. A B C D, x = 5, 我"[:-1],
         "```python\nfor number in range(3): print(number)\n```",
+        "~~~\nfor number in range(3): print(number)\n~~~",
         "`the code` $let x be$ \\(so it is\\) \\[for all\\] \\begin{align}so on\\end{align}",
         "<think></think> <answer> https://example.org/a/page someone@example.org",
         "my_name camelCase x12 \\frac \\alpha print( GCD",
