@@ -16,7 +16,7 @@ def broken(runs: Path) -> Iterator[str]:
     records = _records(runs)
     for key, record in records.items():
         if files := broken_files(runs / key):
-            on_it = [f"{each['name']} ({child})" for child, each in records.items() if key in _parents(each)]
+            on_it = sorted(f"{each['name']} ({child})" for child, each in records.items() if key in _parents(each))
             depends = f"; made from it: {', '.join(on_it)}" if on_it else ""
             yield f"{record['name']} ({key}): {', '.join(files)}{depends}"
 

@@ -36,9 +36,6 @@ RULED = frozenset({"math", "choice", "code", "expression", "reasoning_gym"})
 JUDGE = "judge"
 """The verifier that is a language model: its problems are for rejection sampling, and left out of RL."""
 
-ALLOWED = RULED | GENERAL.keys() | {JUDGE}
-"""Verifiers of problems of one's own: a rule, a reward model or a language model judges them."""
-
 
 def ruled(problem: Problem) -> bool:
     """Whether a rule judges the problem."""
@@ -193,12 +190,6 @@ def read_own(config: ProblemsConfig) -> tuple[list[Located], list[Unverified]]:
     """All problems of a file, with the place of each, and those whose gold answer its own verifier refuses."""
     assert config.path is not None
     located = located_problems(config.path, config.columns, config.fixed)
-    for where, problem in located:
-        if not ruled(problem) and problem.verifier not in ALLOWED:
-            raise ValueError(
-                f"{where}: nothing rewards the verifier {problem.verifier!r} in training; "
-                f"allowed are {', '.join(sorted(ALLOWED))}"
-            )
     return located, unverified(located)
 
 

@@ -196,7 +196,7 @@ def test_chat_shows_thinking_and_summary(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["run", "tini"], "unknown recipe 'tini'; there are micro, paper, seeds, tiny"),
+        (["run", "tini"], "unknown recipe 'tini'; there are micro, paper, seeds, small, tiny"),
         (["run", "tiny", "--set", "zero.num_generations=1"], "greater than or equal to 2"),
         (["run", "tiny", "--set", "zero.typo=1"], "unknown key 'typo'"),
         (["run", "tiny", "--set", "zero.save_steps=3"], "save_steps = 3 is not a multiple of steps_per_generation"),

@@ -292,7 +292,7 @@ def test_an_ordinary_user_has_the_same_rooms(tmp_path_factory: pytest.TempPathFa
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         shutil.copytree(ROOT / "data" / "jail", f"{place}/data/jail", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("__init__.py", "sandbox.py"):
+        for name in ("__init__.py", "pipes.py", "sandbox.py"):
             shutil.copy(ROOT / "data" / name, f"{place}/data/{name}")
         ask = """
 from data.sandbox import *

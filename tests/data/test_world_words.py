@@ -11,6 +11,7 @@ from tokenizers.models import Unigram
 from data.prompts import ASSISTANT, BEGIN, END, PAD, PARAGRAPH, TAGS, USER, render
 from data.world.corpus import documents
 from data.world.families import FAMILIES, SOURCES
+from data.world.graded import GRADED
 from data.world.replies import CARELESS, reply
 from data.world.rewrite import summary
 from data.world.words import pieces
@@ -48,7 +49,8 @@ def test_documents_are_whole_words(tokenizer: Tokenizer) -> None:
 
 def test_problems_and_replies_have_no_byte_tokens(tokenizer: Tokenizer) -> None:
     rng = Random(0)
-    for name, source in SOURCES.items():
+    for name in sorted(SOURCES.keys() - GRADED.keys()):  # those are for tokenizers of real models
+        source = SOURCES[name]
         for item in (source.draw(rng) for _ in range(400)):
             for language in ("en", "zh"):
                 question = source.question(item, language, rng)

@@ -79,8 +79,6 @@ def test_its_bytes_and_not_its_place_are_its_identity(plain: Session, file: Path
         ('{"question": "2 + 2?"}', "mine.jsonl line 3: 'gold' is missing"),
         ("two plus two", "mine.jsonl line 3: not JSON"),
         ('{"question": "2 + 2?", "gold": 4, "verifier": "magic"}', "mine.jsonl line 3: 'verifier' must be out of math"),
-        ('{"question": "2 + 2?", "gold": "x", "verifier": "judge"}',
-         "nothing rewards the verifier 'judge' in training; allowed are choice, code, expression, harmless"),
         ('{"question": "2 + 2?", "gold": "x", "verifier": "reasoning_gym:chess"}',
          "'verifier' names no family of reasoning_gym: 'chess'"),
     ],
