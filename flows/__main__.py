@@ -25,7 +25,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[
-    str, typer.Argument(help="A shipped recipe (micro, tiny, seeds, paper) or the path of a .toml file.")
+    str, typer.Argument(help="A shipped recipe (micro, small, tiny, seeds, paper) or the path of a .toml file.")
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of artifacts, tracking and locks.", envvar="R1_RUNS", file_okay=False)]
 Changes = Annotated[

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data import rows
 from data.lineage import Judge, Policy, Table
 from data.prompts import Template, render
 from data.records import Problem, Trajectory, Verdict
@@ -17,7 +18,7 @@ from data.store import write_table
 from data.verifiers import VERIFIERS, Verifier, verify
 from model import checkpoint
 from model.transformer import RewardModel
-from tasks.collect import ALLOWED, JUDGE, RULED, ProblemsConfig, collect
+from tasks.collect import GENERAL, JUDGE, RULED, ProblemsConfig, collect
 from tasks.collect import as_frame as problems_as_frame
 from tasks.rewards import RewardWeights
 from tasks.rollout import (
@@ -42,7 +43,7 @@ SHIPPED = Path(__file__).parents[2] / "data" / "seeds" / "base"
 
 def test_the_rules_are_those_of_the_verifiers() -> None:
     assert set(VERIFIERS) - {JUDGE} == RULED
-    assert {"helpful", "harmless", JUDGE} == ALLOWED - RULED
+    assert set(rows.VERIFIERS) == RULED - {"reasoning_gym"} | GENERAL.keys() | {JUDGE}
 
 
 def test_a_completion_does_not_depend_on_what_is_drawn_beside_it(small: Make, problems: Problems) -> None:
