@@ -171,6 +171,12 @@ def _follow(deployment: UUID, parameters: dict[str, Json], name: str) -> None:
         raise RuntimeError(f"{name} ended as {state.name} on its worker: {state.message}; Retry goes on from there")
 
 
+def _until_there() -> None:
+    """Wait while the server is away: a client that has not reached it before gives up at once."""
+    while not answers(f"{os.environ['PREFECT_API_URL']}/health"):
+        time.sleep(ASK_EVERY_S)
+
+
 @contextmanager
 def _slot(name: str) -> Iterator[None]:
     from prefect.client.orchestration import get_client
@@ -178,11 +184,13 @@ def _slot(name: str) -> Iterator[None]:
     from prefect.concurrency.sync import concurrency
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+    _until_there()
     with get_client(sync_client=True) as client:
         with suppress(ObjectAlreadyExists):
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         with concurrency(name, lease_duration=LEASE_S, raise_on_lease_renewal_failure=False):
             yield
+            _until_there()
         with suppress(ObjectNotFound):  # made: nobody needs to wait any more
             client.delete_global_concurrency_limit_by_name(name)
 

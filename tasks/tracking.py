@@ -180,11 +180,14 @@ class MlflowTracker:
         """Close the run of a stage with its summary figures and what it made; return the ids to be noted."""
         now = int(time.time() * 1000)
         figures = {key: value for key, value in record["summary"].items() if isinstance(value, int | float)}
-        queue = self._pending.setdefault(run_id, [])
-        queue += [Metric(metric_name(f"summary/{key}"), float(value), now, 0) for key, value in figures.items()]
         while not self._is_there():
             _log.warning("%s is made; waiting for MLflow at %s to say so", step.artifact.name, self.server)
             time.sleep(FLUSH_EVERY_S)
+        queue = self._pending.setdefault(run_id, [])
+        for key, value in figures.items():
+            name = metric_name(f"summary/{key}")
+            if self._last_step(run_id, name) < 0:  # else an attempt that was killed right after has written it
+                queue.append(Metric(name, float(value), now, 0))
         self._flush(run_id)
         noted = self._log_output(run_id, step, record)
         if isinstance(step.artifact, Report):
