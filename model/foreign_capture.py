@@ -83,6 +83,7 @@ class CapturingDecoder(ForeignDecoder):
         return self.cache
 
     def step(self, tokens_B: Tensor, cache: LatentCache, longest: int) -> Tensor:
+        """As `ForeignDecoder.step`, by the graph of the smallest bucket of rows and tokens that holds them."""
         assert isinstance(cache, SlotCache)
         count = len(tokens_B)
         rows = min(bucket(count), len(cache.slots))

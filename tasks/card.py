@@ -39,13 +39,7 @@ def card(record: Mapping[str, Json], composition: pl.DataFrame, above: Sequence[
         f"version {SCHEMA_VERSION}. `prompt` and `completion` are the text that a model sees, `messages` is the same "
         "in chat form. An `id` is that of the trajectory that a row was made from.",
         "",
-        "## Made from",
-        "",
-        *(f"- {each['name']}, `{each['key']}`" for each in above),
-        "",
-        "## Settings",
-        "",
-        *_block(record["config"]),
+        *_lineage(record, above),
     ]
     return "\n".join(lines) + "\n"
 
@@ -85,13 +79,7 @@ def model_card(
         f"{ASKED[template]}. Its tokenizer has that template, its generation config temperature 0.6 and top-p 0.95.",
         "",
         *(["## Figures", "", figures_table(figures), ""] if figures else []),
-        "## Made from",
-        "",
-        *(f"- {each['name']}, `{each['key']}`" for each in above),
-        "",
-        "## Settings",
-        "",
-        *_block(record["config"]),
+        *_lineage(record, above),
         "",
         *(["## Recipe", "", *_block(recipe)] if recipe else []),
     ]
@@ -106,6 +94,19 @@ def figures_table(figures: Mapping[str, Json]) -> str:
         if isinstance(each, dict) and {"value", "low", "high"} <= each.keys()
     ]
     return "\n".join(["| figure | value | 95 % interval |", "|---|---:|---:|", *rows])
+
+
+def _lineage(record: Mapping[str, Json], above: Sequence[Mapping[str, Json]]) -> list[str]:
+    """What something was made from, and the settings that it was made by."""
+    return [
+        "## Made from",
+        "",
+        *(f"- {each['name']}, `{each['key']}`" for each in above),
+        "",
+        "## Settings",
+        "",
+        *_block(record["config"]),
+    ]
 
 
 def _block(value: Json) -> list[str]:

@@ -8,33 +8,13 @@ from random import Random
 from typing import NamedTuple
 
 from data.records import Language
+from data.world.arithmetic import Product
 from data.world.family import Pen, near
 from data.world.sums import Sum
 
 _LARGEST_SHOWN = 12
 _HIDDEN = range(_LARGEST_SHOWN + 1, 100)
 _HIDDEN_COUNT = 4
-
-
-class Product(NamedTuple):
-    """`left` times `right`."""
-
-    left: int
-    right: int
-
-    @property
-    def truth(self) -> int:
-        return self.left * self.right
-
-    def slip(self, rng: Random) -> int:
-        return near(self.truth, rng)
-
-    def line(self, value: int, language: Language) -> str:
-        return f" {self.left} * {self.right} = {value}"
-
-    def check(self, value: int, language: Language, attentive: bool) -> str:
-        """By the product the other way round."""
-        return f" {self.right} * {self.left} = {self.truth if attentive else value}"
 
 
 class CodeItem(NamedTuple):
