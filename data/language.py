@@ -42,7 +42,6 @@ WINDOW: Final = 3  # words
 PRIOR: Final = 2.0  # log odds of the target before fastText is asked
 EVIDENCE: Final = 5.0  # log odds of another language, summed over the windows of a span
 CLEAR: Final = 0.9  # fastText's confidence in the target from which two windows' words are not asked about
-SURE: Final = 0.5  # fastText's confidence from which a whole text's label is believed
 
 _FLOOR: Final = 0.01  # the least that a window's probability of a language counts as
 _MOST: Final = log(1.01 / _FLOOR) - PRIOR  # the most that a window adds to a span's evidence
@@ -191,28 +190,6 @@ def consistency(text: str, target: str) -> Consistency:
         switches=sum(before[0] != after[0] for before, after in pairwise(spans)),
         longest_foreign_span=max(foreign, default=0),
     )
-
-
-def language_of(text: str) -> str:
-    """The language of a question: by script where it decides, by fastText among those that share one.
-
-    Han wins from a quarter of the words on, since Chinese questions quote Latin names; "und" without words.
-    """
-    prose = _prose(text)
-    kana = _has_kana(prose)
-    counts: dict[str, int] = {}
-    for stretch in _stretches(prose):
-        for language, units in _by_script(stretch, kana):
-            counts[language] = counts.get(language, 0) + units
-    if not counts:
-        return "und"
-    chinese, japanese = counts.pop("zh", 0), counts.pop("ja", 0)
-    if 3 * (chinese + japanese) >= sum(counts.values()):
-        return "ja" if japanese > chinese else "zh"
-    main = max(counts, key=lambda name: counts[name])
-    language, confidence = identify([prose])[0]
-    shares_script = _SCRIPT_OF.get(language, "latin") == _SCRIPT_OF.get(main, "latin")
-    return language if confidence >= SURE and shares_script else main
 
 
 def identify(texts: Sequence[str]) -> list[tuple[str, float]]:

@@ -50,8 +50,11 @@ def inspect(file: Path) -> int:
 def convert(file: Path, folder: Path) -> None:
     """Write a GGUF file's model as a Hugging Face folder, in float32. Raises ValueError for one that cannot be read."""
     import transformers
+    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers.utils import logging
 
     inspect(file)
+    reader.tqdm = logging.tqdm  # of tqdm's own the reader would draw a bar though bars are off
     name: dict[str, Any] = {"gguf_file": file.name}
     told = getattr(transformers, "GgufConfig", None)
     dense = {"quantization_config": told(dequantize=True)} if told is not None else {}

@@ -15,7 +15,6 @@ from data.language import (
     Consistency,
     consistency,
     identify,
-    language_of,
     reflection_count,
 )
 from data.world.words import pieces
@@ -155,23 +154,6 @@ def test_languages_of_one_script_are_told_apart_by_windows() -> None:
     assert mixed.words == 33
     assert 12 <= mixed.target_words <= 20
     assert mixed.switches >= 1
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("从398开始, 减去7, 得几?", "zh"),
-        ("start with 398, take 7, result?", "en"),
-        ("Python 里 list 是什么", "zh"),
-        ("What does 你好 mean in the Chinese language and how is it said?", "en"),
-        ("Combien font deux et deux ?", "fr"),
-        ("Привет, как дела?", "ru"),
-        ("日本の首都はどこですか", "ja"),
-        ("1 + 1 = ?", "und"),
-    ],
-)
-def test_language_of_a_question(text: str, expected: str) -> None:
-    assert language_of(text) == expected
 
 
 def test_identify_keeps_places_of_texts_without_letters() -> None:

@@ -84,10 +84,14 @@ def llama() -> Any:
 
 
 @pytest.mark.parametrize(("kind", "error"), [("F32", 0.0), ("Q8_0", 0.01), ("Q4_1", 0.15)])
-def test_weights_come_out_as_they_went_in(llama: Any, tmp_path: Path, kind: str, error: float) -> None:
+def test_weights_come_out_as_they_went_in(
+    llama: Any, tmp_path: Path, kind: str, error: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path / "small.gguf", llama, kind)
     assert inspect(file) == 96
+    capsys.readouterr()
     convert(file, tmp_path / "folder")
+    assert capsys.readouterr() == ("", "")
     assert checkpoint.inspect(tmp_path / "folder") == 96
     checkpoint.try_out(tmp_path / "folder")
     model, tokenizer = checkpoint.load(tmp_path / "folder")
