@@ -11,8 +11,8 @@ The paper states neither the segmentation nor the detector. Here:
 - Script decides between languages that do not share one. What a text in another script may well hold is neutral
   and leaves the denominator: a quotation or bracket without a letter of the target's script, names ("Alice 有 3
   个苹果", "Debian GNU 和"), and terms, that is one or two Latin words not all of which are common English ones
-  ("用 grub 启动", "用 git push 发送"; but "Wait, 检查" mixes). Where a text has more than one neutral word to two of
-  the target's script they count after all: it cannot hide in them.
+  ("用 grub 启动", "用 git push 发送"; but "Wait, 检查" mixes), also within a name ("见 sbuild at Debian wiki"). Where
+  a text has more than one neutral word to two of the target's script they count after all: it cannot hide in them.
 - Languages of one script are told apart by fastText, over windows of `WINDOW` words: a span is foreign where the
   log odds of another language, less `PRIOR` a window, add up to `EVIDENCE`. An English text is asked about only
   where common English words are rare.
@@ -308,12 +308,19 @@ def _is_neutral(prose: str, stretch: _Stretch) -> bool:
 
 
 def _is_name(words: Sequence[str]) -> bool:
-    """Whether a few words are a name (capitals, and "of" or "van" between) or a term (one or two words, not all of
-    them common English)."""
-    capitals = [word for word in words if word[0].isupper() and word.lower() not in _PARTICLES]
-    if capitals and all(word in capitals or word.lower() in _PARTICLES for word in words):
+    """Whether a few words are a name (capitals, and "of" or "van" between), a term (one or two words, not all of
+    them common English), or a name with up to two words of a term in it, none of them common."""
+    content = [word for word in words if word.lower() not in _PARTICLES]
+    capitals = [word for word in content if word[0].isupper()]
+    if capitals and len(capitals) == len(content):
         return not any(word.lower() in _OPENERS for word in capitals)
-    return len(words) <= 2 and not all(word.lower() in common_english() or word.lower() in _OPENERS for word in words)
+    if len(words) <= 2:
+        return not all(map(_is_common, words))
+    return bool(capitals) and len(content) - len(capitals) <= 2 and not any(map(_is_common, content))
+
+
+def _is_common(word: str) -> bool:
+    return word.lower() in common_english() or word.lower() in _OPENERS
 
 
 def _judge(words: list[str], target: str, script: str) -> list[str]:

@@ -83,6 +83,14 @@ def test_dollars_are_no_formula_and_chinese_in_a_formula_is_prose() -> None:
         ("看 /etc/fstab, foo.conf, --verbose, a@b.org 和 get_it(1)", "zh", Consistency(1.0, 2, 2, 0, 0)),
         ("用 https://a.org/x?y=the+sum。然后乘", "zh", Consistency(1.0, 3, 3, 0, 0)),
         ("well-known is one word", "en", Consistency(1.0, 4, 4, 0, 0)),
+        ("更多的详细信息和例子今天请参见 sbuild at Debian wiki 的说明", "zh", Consistency(1.0, 10, 10, 0, 0)),
+        ("更多的详细信息和例子今天请参见 look at Debian wiki 的说明", "zh", Consistency(10 / 14, 14, 10, 2, 4)),
+        (
+            "更多的详细信息和例子今天请参见 sbuild chroot dpkg at Debian 的说明",
+            "zh",
+            Consistency(10 / 15, 15, 10, 2, 5),
+        ),
+        ("然后我们再用 Multiply numerator by denominator 得到最后的答案", "zh", Consistency(7 / 11, 11, 7, 2, 4)),
     ],
 )
 def test_names_terms_and_quotations_of_another_script_are_neutral(
