@@ -76,4 +76,5 @@ def _key(row: Mapping[str, object]) -> tuple[str, str]:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+    """Four digits of a measure, and all of a count."""
+    return None if value is None else float(value if isinstance(value, int) else f"{value:.4g}")
