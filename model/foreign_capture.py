@@ -11,6 +11,7 @@ Shapes: B rows, L layers, T tokens, K entry of the cache, V vocabulary.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,9 +26,9 @@ from model.foreign_decode import ForeignDecoder
 from model.slots import Captured, SlotCache, bucket
 
 WIDTH = 256  # tokens by which what a step attends to grows
-ALIGNED = 8  # tokens by which attention reads a mask
+ALIGNED = 64  # tokens by which a cache grows; attention reads a mask by 8
 FILLED = 0.8  # part of the free memory that a cache may take
-KEPT_BYTES = 4 * 2**30  # a larger cache does not outlive its samples
+KEPT = 0.15  # part of a GPU's memory; a larger cache does not outlive its samples
 UNCAPTURED_ROPES = {"dynamic", "longrope"}
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
@@ -59,7 +60,7 @@ class CapturingDecoder(ForeignDecoder):
         return self
 
     def close(self) -> None:
-        if self.cache is not None and self.cache.data.nbytes > KEPT_BYTES:
+        if self.cache is not None and self.cache.data.nbytes > KEPT * memory_of(self.device):
             self.cache = None
             self.graphs.clear()
 
@@ -100,6 +101,11 @@ class CapturingDecoder(ForeignDecoder):
 
     def _work(self, tokens_B: Tensor, cache: SlotCache, longest: int) -> tuple[Tensor, ...]:
         return (self.forward(tokens_B, cache, longest),)
+
+
+def memory_of(device: torch.device) -> int:
+    """The bytes of a GPU; those of a CPU are not asked for."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else sys.maxsize
 
 
 def in_type(inner: Any, kind: torch.dtype) -> Any:

@@ -76,10 +76,10 @@ def test_a_larger_cache_is_made_where_it_is_needed_and_given_up_where_it_is_too_
     assert small is not None
     drawn(model, max_tokens=3)
     assert decoder.cache is small
-    longer = drawn(model, max_tokens=40)
+    longer = drawn(model, max_tokens=70)
     assert decoder.cache is not small
-    monkeypatch.setattr(foreign_capture, "KEPT_BYTES", 10)
-    assert drawn(model, max_tokens=40) == longer
+    monkeypatch.setattr(foreign_capture, "memory_of", lambda device: 10)
+    assert drawn(model, max_tokens=70) == longer
     assert decoder.cache is None
     assert not decoder.graphs
 
