@@ -26,7 +26,7 @@ from tasks.curve import CURVE, PICTURE
 from tasks.describe import figures_table
 from tasks.stage import Metrics, Step
 
-UPDATE_EVERY_S = 3.0
+UPDATE_EVERY_S = 5.0
 LOG_EVERY_S = 30.0
 
 

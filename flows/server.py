@@ -121,12 +121,19 @@ class Server:
                 self._launch()
 
 
-def prefect(runs: Path, port: int) -> Server:
-    """Prefect's server and pages."""
+FOR_OTHERS = (
+    "CANCELLATION_CLEANUP", "CLEANUP_RECONCILER", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS", "REPOSSESSOR",
+    "SCHEDULER", "TRIGGERS",
+)  # fmt: skip
+"""Services of Prefect's server that look after deployments, workers and automations."""
+
+
+def prefect(runs: Path, port: int, *, alone: bool = False) -> Server:
+    """Prefect's server and pages; `alone` for a single run, without the services that look after others."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    return Server(
-        "Prefect", command, f"http://{HOST}:{port}", "/api/health", runs / ".prefect" / "server.log", _of_servers(port)
-    )
+    off = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in FOR_OTHERS if alone}
+    log = runs / ".prefect" / "server.log"
+    return Server("Prefect", command, f"http://{HOST}:{port}", "/api/health", log, _of_servers(port) | off)
 
 
 def mlflow(runs: Path, port: int) -> Server:
@@ -176,7 +183,7 @@ def prefect_for(runs: Path, shared: Installation | None = None) -> Iterator[None
         finally:
             _deliver()
         return
-    own = prefect(runs, free_port())
+    own = prefect(runs, free_port(), alone=True)
     os.environ.update(environment(runs, own.url))
     with running(own, meanwhile=lambda: _prepare(runs)):
         try:

@@ -75,7 +75,7 @@ CHILD = "mlflow.r1.child."
 """Begins the tags that name the runs which used what a run made: one each, as several may be written at once."""
 
 TAG_CHARACTERS = 8_000  # MLflow cuts longer tags without a word
-FLUSH_EVERY_S = 5.0
+FLUSH_EVERY_S = 10.0
 PARAM_CHARACTERS = 6_000  # MLflow cuts longer values without a word
 
 
