@@ -22,9 +22,11 @@ from torch import Tensor, nn
 
 from model.attention import LatentCache
 from model.foreign import ForeignModel
+from model.foreign_attention import pack_heads
 from model.foreign_decode import ForeignDecoder
 from model.slots import Captured, SlotCache, bucket
 
+LEAST = 32  # rows of the smallest bucket: fewer take as long, and recording a step takes longer
 WIDTH = 256  # tokens by which what a step attends to grows
 ALIGNED = 64  # tokens by which a cache grows; attention reads a mask by 8
 FILLED = 0.8  # part of the free memory that a cache may take
@@ -45,6 +47,7 @@ class CapturingDecoder(ForeignDecoder):
     @torch.no_grad()
     def __init__(self, model: ForeignModel, kind: torch.dtype, capture: Callable[[Work], Work], width: int) -> None:
         self.own = ForeignModel(in_type(model.inner, kind))
+        pack_heads(self.own.inner)
         super().__init__(self.own)
         self.capture, self.grain = capture, width
         self.cache: SlotCache | None = None
@@ -87,7 +90,7 @@ class CapturingDecoder(ForeignDecoder):
         """As `ForeignDecoder.step`, by the graph of the smallest bucket of rows and tokens that holds them."""
         assert isinstance(cache, SlotCache)
         count = len(tokens_B)
-        rows = min(bucket(count), len(cache.slots))
+        rows = min(bucket(max(count, LEAST)), len(cache.slots))
         width = min(-(-longest // self.grain) * self.grain, cache.capacity)
         if (rows, width) not in self.graphs:
             fixed = tokens_B.new_zeros(rows)

@@ -124,7 +124,7 @@ def test_a_reward_model_reads_the_last_token_of_each_row(llama, tokenizer, tmp_p
     tokens = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
     with torch.no_grad():
         scores = again(tokens, torch.tensor([4, 2]))
-        assert torch.equal(scores, judge(tokens, torch.tensor([4, 2])))
+        torch.testing.assert_close(scores, judge(tokens, torch.tensor([4, 2])), atol=1e-6, rtol=1e-6)
         alone = again(torch.tensor([[9, 10]]), torch.tensor([2]))
         hidden = policy.hidden(tokens)[1, 1]
         torch.testing.assert_close(scores[1], hidden @ judge.inner.score.weight[0], atol=1e-5, rtol=1e-5)
