@@ -35,23 +35,23 @@ UNCAPTURED_ROPES = {"dynamic", "longrope"}
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 Work = Callable[[], tuple[Tensor, ...]]
+Capture = Callable[[Work], Work]
 _kept: WeakKeyDictionary[ForeignModel, CapturingDecoder] = WeakKeyDictionary()
 
 
 class CapturingDecoder(ForeignDecoder):
     """A decoder of many calls: `begin` before the samples of one, `close` after them.
 
-    `capture` records a step and returns what replays it.
+    `recorder` makes what records a step and returns what replays it; the steps that one recorded share their memory.
     """
 
     @torch.no_grad()
-    def __init__(self, model: ForeignModel, kind: torch.dtype, capture: Callable[[Work], Work], width: int) -> None:
+    def __init__(self, model: ForeignModel, kind: torch.dtype, recorder: Callable[[], Capture], width: int) -> None:
         self.own = ForeignModel(in_type(model.inner, kind))
         pack_heads(self.own.inner)
         super().__init__(self.own)
-        self.capture, self.grain = capture, width
-        self.cache: SlotCache | None = None
-        self.graphs: dict[tuple[int, int], tuple[Tensor, Work]] = {}
+        self.recorder, self.grain = recorder, width
+        self._forget()
 
     @torch.no_grad()
     def begin(self, model: ForeignModel, temperature: float) -> CapturingDecoder:
@@ -62,10 +62,14 @@ class CapturingDecoder(ForeignDecoder):
         self.temperature = temperature
         return self
 
+    def _forget(self) -> None:
+        self.cache: SlotCache | None = None
+        self.graphs: dict[tuple[int, int], tuple[Tensor, Work]] = {}
+        self.capture = self.recorder()  # memory that no graph shares any more takes no new one
+
     def close(self) -> None:
         if self.cache is not None and self.cache.data.nbytes > KEPT * memory_of(self.device):
-            self.cache = None
-            self.graphs.clear()
+            self._forget()
 
     def rows_that_fit(self, tokens: int) -> int | None:
         if not self.head.is_cuda:
@@ -80,8 +84,7 @@ class CapturingDecoder(ForeignDecoder):
         """The cache of the last call where that is large enough, without rows."""
         rows, tokens = bucket(max(1, rows)), -(-tokens // ALIGNED) * ALIGNED
         if self.cache is None or len(self.cache.slots) < rows or self.cache.capacity < tokens:
-            self.graphs.clear()
-            self.cache = None  # so that there is room for the new one
+            self._forget()  # so that there is room for the new one
             self.cache = SlotCache(self.head.new_zeros(self.layers, rows, tokens, self.width))
         self.cache.clear()
         return self.cache
@@ -122,9 +125,8 @@ def in_type(inner: Any, kind: torch.dtype) -> Any:
 def on_gpu(model: ForeignModel, temperature: float) -> CapturingDecoder:
     """The decoder that is kept for a model on a GPU, ready for its samples."""
     if model not in _kept:
-        pool = torch.cuda.graph_pool_handle()
-        capture = partial(_captured, pool) if can_be_captured(model.config) else _as_it_is
-        _kept[model] = CapturingDecoder(model, torch.bfloat16, capture, WIDTH)
+        recorder = _in_graphs if can_be_captured(model.config) else _as_they_are
+        _kept[model] = CapturingDecoder(model, torch.bfloat16, recorder, WIDTH)
     return _kept[model].begin(model, temperature)
 
 
@@ -135,9 +137,10 @@ def can_be_captured(config: Any) -> bool:
     return not kinds & UNCAPTURED_ROPES and not any(getattr(config, name, None) for name in EXPERTS)
 
 
-def _captured(pool: Any, work: Work) -> Work:
-    return Captured(work, pool)
+def _in_graphs() -> Capture:
+    pool = torch.cuda.graph_pool_handle()
+    return lambda work: Captured(work, pool)
 
 
-def _as_it_is(work: Work) -> Work:
-    return work
+def _as_they_are() -> Capture:
+    return lambda work: work

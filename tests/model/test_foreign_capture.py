@@ -43,7 +43,7 @@ def drawn(model, **changes):
 def test_samples_are_those_of_the_plain_decoder(model, monkeypatch, kind):
     plain = [drawn(model), drawn(model, max_batch=3), drawn(model, max_tokens=8, temperature=0.0)]
     seen: list[Work] = []
-    decoder = CapturingDecoder(model, kind, counted(seen), 8)
+    decoder = CapturingDecoder(model, kind, lambda: counted(seen), 8)
     monkeypatch.setattr(foreign_decode, "foreign_decoder", decoder.begin)
     assert drawn(model) == plain[0]
     after_one = len(seen)
@@ -56,7 +56,7 @@ def test_samples_are_those_of_the_plain_decoder(model, monkeypatch, kind):
 
 
 def test_the_copy_takes_over_what_was_trained(model, monkeypatch):
-    decoder = CapturingDecoder(model, torch.float64, lambda work: work, 8)
+    decoder = CapturingDecoder(model, torch.float64, lambda: lambda work: work, 8)
     monkeypatch.setattr(foreign_decode, "foreign_decoder", decoder.begin)
     before = drawn(model)
     with torch.no_grad():
@@ -69,15 +69,23 @@ def test_the_copy_takes_over_what_was_trained(model, monkeypatch):
 
 
 def test_a_larger_cache_is_made_where_it_is_needed_and_given_up_where_it_is_too_large(model, monkeypatch):
-    decoder = CapturingDecoder(model, torch.float32, lambda work: work, 8)
+    recorders = []
+
+    def recorder():
+        recorders.append(lambda work: work)
+        return recorders[-1]
+
+    decoder = CapturingDecoder(model, torch.float32, recorder, 8)
     monkeypatch.setattr(foreign_decode, "foreign_decoder", decoder.begin)
     drawn(model, max_tokens=4)
-    small = decoder.cache
+    small, first = decoder.cache, decoder.capture
     assert small is not None
     drawn(model, max_tokens=3)
     assert decoder.cache is small
+    assert decoder.capture is first
     longer = drawn(model, max_tokens=70)
     assert decoder.cache is not small
+    assert decoder.capture is recorders[-1] is not first  # memory of graphs that are gone takes no new ones
     monkeypatch.setattr(foreign_capture, "memory_of", lambda device: 10)
     assert drawn(model, max_tokens=70) == longer
     assert decoder.cache is None
@@ -113,7 +121,7 @@ def test_what_asks_the_cpu_is_not_captured(family, changes, expected):
 def test_a_decoder_goes_with_its_model(tmp_path, tokenizer):
     kept = foreign_capture._kept
     model = checkpoint.load(make(tmp_path / "model", "llama", tokenizer))[0]
-    kept[model] = CapturingDecoder(model, torch.float64, lambda work: work, 8)
+    kept[model] = CapturingDecoder(model, torch.float64, lambda: lambda work: work, 8)
     assert model in kept
     before = len(kept)
     del model
