@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from data import packages
 from data.records import Problem
-from flows.recipe import Recipe
-from model import checkpoint, gguf
+from flows.recipe import BaseConfig, Recipe
+from model import adapter, checkpoint, gguf
 from model.tokenizer import Tokenizer
 from tasks import roles, trajectories
 from tasks.collect import JUDGE, own_problems
+from tasks.lora import LoraConfig
 
 
 def inspect(recipe: Recipe) -> None:
@@ -22,6 +24,7 @@ def inspect(recipe: Recipe) -> None:
                 _inspect_base(base.path, _longest(recipe, name))
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(base.path)!r}: {error}") from None
+    _inspect_adapters(recipe)
     for name, problems in (("problems", recipe.problems), ("heldout", recipe.heldout)):
         if problems.path is not None:
             try:
@@ -34,6 +37,35 @@ def inspect(recipe: Recipe) -> None:
         except ValueError as error:
             raise ValueError(f"judge.path = {str(recipe.judge.path)!r}: {error}") from None
     inspect_trajectories(recipe)
+
+
+def _inspect_adapters(recipe: Recipe) -> None:
+    """Raise ValueError, naming the setting, for an adapter that its base cannot have; GGUF files are not read."""
+    for name, base, lora in adapters_asked(recipe):
+        if base.pretrain:
+            raise ValueError(f"{name}.{adapter.WHOLE}")
+        if base.path and base.path.is_dir():
+            try:
+                checkpoint.check_adapter(base.path, lora.target_modules)
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from None
+
+
+def adapters_asked(recipe: Recipe) -> Iterator[tuple[str, BaseConfig, LoraConfig]]:
+    """Each table that trains by an adapter, the base that what it trains was made from, and the adapter."""
+    preference = recipe.preference
+    tables: dict[str, dict[str, Any]] = {
+        "base": {"base.midtrain": recipe.base.midtrain, "zero": recipe.zero, "direct": recipe.direct,
+                 "cold.sft": recipe.cold.sft, "reasoning": recipe.reasoning, "sft": recipe.sft,
+                 "preference.helpful": preference.helpful, "preference.harmless": preference.harmless,
+                 "alignment": recipe.alignment},
+        "student": {"student.midtrain": recipe.student.midtrain, "distill": recipe.distill,
+                    "student_rl": recipe.student_rl},
+    }  # fmt: skip
+    for base, its in tables.items():
+        for name, table in its.items():
+            if table is not None and table.lora is not None:
+                yield name, getattr(recipe, base), table.lora
 
 
 def _inspect_judged(problems: Sequence[Problem], recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import foreign, fp8, ranks
+from model import adapter, foreign, fp8, ranks
 from model.config import MODEL_TYPE, POLICY_ARCHITECTURE, REWARD_ARCHITECTURE, ModelConfig
 from model.foreign import ForeignModel, ForeignReward
 from model.language import LanguageModel, TextScorer
@@ -50,6 +50,7 @@ def save(
 
     `generation` holds sampling defaults (temperature, top_p, ...) for generation_config.json. `dtype` stores
     floating tensors in that type, except the gate's bias, which stays float32; None keeps the model's own.
+    A model with an adapter is stored merged, and the adapter in a folder within.
     Of several ranks, which hold the same, the first writes.
     """
     if ranks.rank() > 0:
@@ -58,6 +59,9 @@ def save(
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
+    if isinstance(model, Foreign) and adapter.is_adapted(model):
+        adapter.write(beside / adapter.FOLDER, model)
+        model = adapter.merged(model)
     if isinstance(model, Foreign):
         foreign.write(beside, model, dtype, max_shard_bytes)
     else:
@@ -153,6 +157,14 @@ def try_out(folder: str | Path) -> None:
         foreign.try_out(model)
 
 
+def check_adapter(folder: str | Path, target_modules: Sequence[str]) -> None:
+    """Raise ValueError, as `adapter.adapt` does, for a policy that cannot have this adapter; no weight is read."""
+    values = _read_config(Path(folder))
+    with torch.device("meta"):
+        model = foreign.built_as(Path(folder)) if is_foreign(values) else Transformer(ModelConfig.from_dict(values))
+    adapter.check(model, target_modules)
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / _CONFIG).is_file():
         raise ValueError(f"no {_CONFIG} in {folder}")
@@ -180,7 +192,9 @@ def _check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
 
 
 def official_tensors(model: Model) -> dict[str, Tensor]:
-    """The model's tensors under the names that they are stored by."""
+    """The model's tensors under the names that they are stored by; where it has an adapter, those of the adapter."""
+    if isinstance(model, adapter.Anchor) or (isinstance(model, Foreign) and adapter.is_adapted(model)):
+        return adapter.tensors(model)
     if isinstance(model, Foreign):
         return foreign.tensors(model)
     assert isinstance(model, Own)
@@ -189,7 +203,9 @@ def official_tensors(model: Model) -> dict[str, Tensor]:
 
 def load_official(model: Model, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors of such names into a model. Raises ValueError at the first that does not fit."""
-    if isinstance(model, Foreign):
+    if isinstance(model, adapter.Anchor) or (isinstance(model, Foreign) and adapter.is_adapted(model)):
+        adapter.copy_tensors(model, tensors)
+    elif isinstance(model, Foreign):
         foreign.copy_tensors(model, tensors)
     else:
         assert isinstance(model, Own)

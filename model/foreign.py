@@ -141,6 +141,15 @@ def built(values: Mapping[str, Any]) -> ForeignModel:
         return ForeignModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
 
 
+def built_as(folder: Path) -> ForeignModel:
+    """A model of random weights by the config.json of a folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with quiet():
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return ForeignModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
 def is_reward(values: Mapping[str, Any]) -> bool:
     """Whether a config.json is of a sequence classifier."""
     return any(str(name).endswith("ForSequenceClassification") for name in values.get("architectures") or [])

@@ -56,9 +56,10 @@ class CapturingDecoder(ForeignDecoder):
     @torch.no_grad()
     def begin(self, model: ForeignModel, temperature: float) -> CapturingDecoder:
         """Take over the weights of the model that this decoder was made for."""
-        for own, theirs in zip(self.own.inner.parameters(), model.inner.parameters(), strict=True):
-            if own.data_ptr() != theirs.data_ptr():
-                own.copy_(theirs)
+        theirs = dict(model.inner.named_parameters())
+        for name, own in self.own.inner.named_parameters():
+            if own.data_ptr() != theirs[name].data_ptr():
+                own.copy_(theirs[name])
         self.temperature = temperature
         return self
 
@@ -115,11 +116,16 @@ def memory_of(device: torch.device) -> int:
 
 
 def in_type(inner: Any, kind: torch.dtype) -> Any:
-    """A model of transformers with its weights in another type, buffers as they are; itself where they are in it."""
-    if all(weight.dtype == kind for weight in inner.parameters()):
+    """A model of transformers with its weights in another type, buffers as they are; itself where they are in it.
+
+    Weights that are in that type, as an adapter's base has them, are those of the model, not copies.
+    """
+    others = [weight for weight in inner.parameters() if weight.dtype != kind]
+    if not others:
         return inner
-    weights = {id(w): nn.Parameter(w.detach().to(kind, copy=True), requires_grad=False) for w in inner.parameters()}
-    return copy.deepcopy(inner, dict(weights))
+    shared = {id(weight): weight for weight in inner.parameters() if weight.dtype == kind}
+    copies = {id(weight): nn.Parameter(weight.detach().to(kind), requires_grad=False) for weight in others}
+    return copy.deepcopy(inner, {**shared, **copies})
 
 
 def on_gpu(model: ForeignModel, temperature: float) -> CapturingDecoder:

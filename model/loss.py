@@ -65,13 +65,14 @@ class _KernelLogprobs(torch.autograd.Function):
         hidden, head, targets, norm = ctx.saved_tensors
         hidden_, head_ = hidden.to(ctx.kind), head.to(ctx.kind)
         grad_hidden = torch.empty_like(hidden_)
-        grad_head = torch.zeros_like(head, dtype=torch.float32)
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for part in _parts(len(targets), KERNEL_CHUNK):
             logits = hidden_[part] @ head_.t()
             kernels.logits_gradient_(logits, targets[part], ctx.temperature, norm[part], grad[part])
             torch.mm(logits, head_, out=grad_hidden[part])
-            grad_head += logits.t() @ hidden_[part]
-        return grad_hidden.to(hidden.dtype), grad_head.to(head.dtype), None, None
+            if grad_head is not None:
+                grad_head += logits.t() @ hidden_[part]
+        return grad_hidden.to(hidden.dtype), None if grad_head is None else grad_head.to(head.dtype), None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -111,14 +112,16 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, head, targets, *kept = ctx.saved_tensors
         hidden_, head_ = hidden.to(ctx.kind), head.to(ctx.kind)
         grad_hidden = torch.empty_like(hidden_)
-        grad_head = torch.zeros_like(head, dtype=torch.float32)
+        grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for number, part in enumerate(_parts(len(targets), ctx.chunk)):
             logprobs = kept[number] if kept else _log_softmax(hidden_[part], head_, ctx.temperature)
             slope = (grad[part] / ctx.temperature)[:, None]
             grad_logits = logprobs.exp().mul_(-slope).scatter_add_(1, targets[part, None], slope).to(ctx.kind)
             torch.mm(grad_logits, head_, out=grad_hidden[part])
-            grad_head += grad_logits.t() @ hidden_[part]
-        return grad_hidden.to(hidden.dtype), grad_head.to(head.dtype), None, None, None, None
+            if grad_head is not None:
+                grad_head += grad_logits.t() @ hidden_[part]
+        gradients = grad_hidden.to(hidden.dtype), None if grad_head is None else grad_head.to(head.dtype)
+        return *gradients, None, None, None, None
 
 
 def _log_softmax(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:

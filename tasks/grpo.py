@@ -17,7 +17,6 @@ MTP head is not trained; AdamW has no weight decay, betas 0.9 and 0.95.
 
 from __future__ import annotations
 
-import copy
 import random
 import time
 from collections import Counter
@@ -37,7 +36,7 @@ from data.records import Problem, Trajectory
 from data.sandbox import Isolation
 from data.store import write_table
 from data.verifiers import Verifier
-from model import checkpoint, ranks
+from model import adapter, checkpoint, ranks
 from model.language import LanguageModel
 from model.optim import adamw
 from model.sampler import logprobs
@@ -46,6 +45,7 @@ from tasks.batch import Batch, padded_batches
 from tasks.collect import by_rule, left_to_a_judge, problems_of
 from tasks.deck import Deck
 from tasks.guard import Guard, OnCollapse
+from tasks.lora import LORA, LoraConfig, learning
 from tasks.objective import LossType, Scale, advantages, clipped, k3, token_objective, token_weights
 from tasks.preference import preferences
 from tasks.resume import State, after, restore, shards, write_shard
@@ -58,7 +58,6 @@ from tasks.rollout import (
     as_frame,
     check_budget,
     infra_errors,
-    load,
     mean_parts,
     rollout,
     trajectories_in,
@@ -97,6 +96,7 @@ class GRPOConfig(RewardWeights):
     gradient_checkpointing: bool = Field(
         False, description="compute activations again instead of keeping them", json_schema_extra=PLACE
     )
+    lora: LoraConfig | None = LORA
     save_steps: int = Field(20, ge=1, description="steps between checkpoints")
     on_collapse: OnCollapse = Field(
         "warn",
@@ -156,7 +156,7 @@ class Learner:
 def learner(speaker: Speaker, config: GRPOConfig, device: str) -> Learner:
     """Make a policy ready for training; its reference, in evaluation mode, counts no expert's load."""
     speaker.model.eval()
-    reference = copy.deepcopy(speaker.model).requires_grad_(False) if config.beta else None
+    reference = adapter.reference_of(speaker.model) if config.beta else None
     if config.gradient_checkpointing:
         speaker.model.checkpoint_activations()
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
@@ -207,7 +207,7 @@ def train(learner: Learner, room: Classroom, taken: int = 0) -> Iterator[tuple[i
         observed: dict[str, float] = {}
         if done == first:
             if learner.reference is not None and first and first % config.ref_model_sync_steps == 0:
-                learner.reference.load_state_dict(learner.speaker.model.state_dict())
+                adapter.follow(learner.reference, learner.speaker.model)
             groups, counts = _rollout(learner, room, first)
             room.rollout = _with_advantages(groups, config)
             observed = rollout_metrics(room.rollout, groups) | counts | {"sampling_time": time.monotonic() - begun}
@@ -447,7 +447,7 @@ def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, jud
     Writes the policy, `checkpoints/step-NNNNNN` every `save_steps` steps, and `trajectories.parquet`.
     """
     guard = Guard(run, config, config.on_collapse)
-    speaker = load(policy, run.device)
+    speaker = learning(policy, run.device, config.lora, config.seed)
     every = problems_of(problems)
     reasoning, general = by_rule(every)
     left = left_to_a_judge(every)

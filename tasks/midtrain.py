@@ -27,8 +27,8 @@ from model.language import LanguageModel
 from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from tasks.crawl import CrawlConfig, crawl, pack
+from tasks.lora import LORA, LoraConfig, learning
 from tasks.resume import after, restore
-from tasks.rollout import load
 from tasks.sft import Balance, Student, cross_entropy, window_batches
 from tasks.stage import Metrics, Run, Summary, stage
 
@@ -55,6 +55,7 @@ class MidtrainConfig(Balance, CrawlConfig):
     final_rate_fraction: float = Field(0.1, ge=0, le=1, description="last rate of the cosine over the first")
     warmup_steps: int = Field(20, ge=0)
     weight_decay: float = Field(0.1, ge=0)
+    lora: LoraConfig | None = LORA
 
 
 class InitialiseConfig(Settings):
@@ -112,7 +113,7 @@ def text_loss(model: LanguageModel, windows: np.ndarray, device: str) -> float:
 @stage(version=1, makes=Policy, heavy=True)
 def midtrain(run: Run, policy: Policy, config: MidtrainConfig) -> Summary:
     """Let a policy go on reading ordinary text mixed with documents about the problem families."""
-    speaker = load(policy, run.device)
+    speaker = learning(policy, run.device, config.lora, config.seed)
     model, tokenizer = speaker.model, speaker.tokenizer
     if config.sequence_length > model.context:
         raise ValueError(f"sequence_length = {config.sequence_length} is more than the context of {model.context}")

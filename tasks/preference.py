@@ -36,6 +36,7 @@ from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from tasks.batch import padded_batches
 from tasks.judge import judge_of
+from tasks.lora import LORA, LoraConfig, adapted, frozen_type
 from tasks.opinion import OpinionConfig, Opinions
 from tasks.resume import after, restore
 from tasks.roles import fitted
@@ -65,6 +66,7 @@ class JudgeConfig(Settings):
     num_train_epochs: int = Field(1, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(3e-4, gt=0)
+    lora: LoraConfig | None = LORA
     seed: int = 0
 
 
@@ -142,10 +144,10 @@ def _opinions(config: PairsConfig, device: str) -> Opinions | None:
 @stage(version=2, makes=Judge, heavy=True)
 def train_judge(run: Run, policy: Policy, labels: Table, config: JudgeConfig) -> Summary:
     """Train a reward model from a policy's weights on labelled answers."""
-    speaker = load(policy, run.device)
+    speaker = load(policy, run.device, frozen_type(config.lora, run.device))
     tokenizer = speaker.tokenizer
     torch.manual_seed(seed_of(config.seed, "head"))
-    judge = speaker.model.reward_model().eval()  # the gate's bias stays, so no load is counted
+    judge = adapted(speaker.model.reward_model(), config.lora, config.seed).eval()  # counts no expert's load
     frame = pl.read_parquet(labels.folder / f"{'pairs' if config.kind == 'helpful' else 'points'}.parquet")
     training, heldout = frame.filter(~pl.col("heldout")), frame.filter(pl.col("heldout"))
     if training.is_empty():

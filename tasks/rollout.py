@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from pydantic import Field
 
 from data.judge import JudgeModel
@@ -62,14 +63,14 @@ class Speaker:
     tokenizer: Tokenizer
 
 
-def load(policy: Policy, device: str) -> Speaker:
+def load(policy: Policy, device: str, dtype: torch.dtype = torch.float32) -> Speaker:
     """Read a policy from its folder, in evaluation mode. Raises ValueError for a reward model."""
-    return speaker_in(policy.checkpoint, device)
+    return speaker_in(policy.checkpoint, device, dtype)
 
 
-def speaker_in(folder: Path, device: str) -> Speaker:
+def speaker_in(folder: Path, device: str, dtype: torch.dtype = torch.float32) -> Speaker:
     """Read the policy of a checkpoint folder, in evaluation mode. Raises ValueError for a reward model."""
-    model, tokenizer = checkpoint.load(folder, device=device)
+    model, tokenizer = checkpoint.load(folder, device=device, dtype=dtype)
     if not isinstance(model, LanguageModel):
         raise ValueError(f"{folder} holds a reward model, which scores texts and writes none")
     return Speaker(model, fitted(tokenizer))

@@ -37,8 +37,9 @@ from model.transformer import Transformer
 from tasks.batch import Batch, padded_batches
 from tasks.collect import rows_of
 from tasks.crawl import CrawlConfig, crawl
+from tasks.lora import LORA, LoraConfig, learning
 from tasks.resume import after, restore
-from tasks.rollout import Speaker, load
+from tasks.rollout import Speaker
 from tasks.stage import Metrics, Run, Summary, stage
 
 WINDOW_TOKENS = {"cpu": 8_000, "cuda": 10**9}
@@ -92,6 +93,7 @@ class SFTConfig(Balance):
     weight_decay: float = Field(0.1, ge=0)
     max_length: int = Field(512, ge=8, description="tokens; a longer row is refused")
     mtp_lambda: float = Field(0.1, ge=0)
+    lora: LoraConfig | None = LORA
     gradient_checkpointing: bool = Field(
         False, description="compute activations again instead of keeping them", json_schema_extra=PLACE
     )
@@ -284,7 +286,7 @@ def pretrain(run: Run, config: PretrainConfig) -> Summary:
 @stage(version=2, makes=Policy, heavy=True)
 def finetune(run: Run, policy: Policy, rows: Table, config: SFTConfig) -> Summary:
     """Teach a policy the rows of a table."""
-    speaker = load(policy, run.device)
+    speaker = learning(policy, run.device, config.lora, config.seed)
     if config.gradient_checkpointing:
         speaker.model.checkpoint_activations()
     optimizer = adamw(speaker.model, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))

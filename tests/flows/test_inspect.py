@@ -46,3 +46,18 @@ def test_a_base_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
             looked_at(f"base.path={path}")
         assert str(caught.value).startswith(f"base.path = '{path}': ")
         assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_a_base_cannot_have_is_told_by_its_setting(tmp_path: Path) -> None:
+    path = base(tmp_path / "llama")
+    looked_at(f"base.path={path}", f"student.path={path}", "zero.lora.r=4", "preference.helpful.lora.r=4")
+    with pytest.raises(
+        ValueError, match=r"^zero\.lora: a model of DeepSeek-V3's architecture is trained whole; an adap"
+    ):
+        looked_at("zero.lora.r=4")
+    with pytest.raises(
+        ValueError, match=r"^cold\.sft\.lora\.target_modules: no linear layer is called 'q'; there are d"
+    ):
+        looked_at(f"base.path={path}", f"student.path={path}", 'cold.sft.lora.target_modules=["q"]')
+    with pytest.raises(ValueError, match=r"^student_rl\.lora: a model of DeepSeek-V3's"):
+        looked_at(f"base.path={path}", "student_rl.lora.r=4")

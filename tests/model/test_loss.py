@@ -53,3 +53,12 @@ def test_no_tokens_are_no_trouble(case):
     assert values.shape == entropy.shape == (0,)
     values.sum().backward()
     assert head.grad.abs().sum() == 0
+
+
+def test_a_head_that_stands_still_is_spared_its_gradient(case):
+    hidden, head, targets, weight = case
+    (token_logprobs(hidden, head, targets)[0] * weight).sum().backward()
+    fixed, own = head.detach(), hidden.detach().requires_grad_()
+    (token_logprobs(own, fixed, targets)[0] * weight).sum().backward()
+    assert torch.equal(own.grad, hidden.grad)
+    assert fixed.grad is None
