@@ -45,6 +45,7 @@ CLEAR: Final = 0.9  # fastText's confidence in the target from which two windows
 
 _FLOOR: Final = 0.01  # the least that a window's probability of a language counts as
 _MOST: Final = log(1.01 / _FLOOR) - PRIOR  # the most that a window adds to a span's evidence
+_LEAST_STEM: Final = 4  # letters of a word whose forms are as common as itself
 _ASIDE: Final = 100  # characters of a quotation or bracket
 
 _HAN = r"\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
@@ -342,8 +343,8 @@ def _judge(words: list[str], target: str, script: str) -> list[str]:
 
 
 def _common(words: list[str]) -> bytes:
-    """1 for each common English word, 0 for others."""
-    return bytes(map(common_english().__contains__, " ".join(words).lower().split(" ")))
+    """1 for each word of `plain_english`, 0 for others."""
+    return bytes(map(plain_english().__contains__, " ".join(words).lower().split(" ")))
 
 
 def _suspicious(words: list[str], target: str) -> list[int]:
@@ -426,6 +427,18 @@ def scripts() -> dict[str, str]:
 def common_english() -> frozenset[str]:
     """Common English words, in lower case."""
     return frozenset((Path(__file__).parent / "seeds/english.txt").read_text(encoding="utf-8").split())
+
+
+@cache
+def plain_english() -> frozenset[str]:
+    """Common English words, and those of `_LEAST_STEM` letters or more with a regular ending, in lower case."""
+    return common_english() | {form for word in common_english() if len(word) >= _LEAST_STEM for form in _forms(word)}
+
+
+def _forms(word: str) -> Iterator[str]:
+    yield from (word + ending for ending in ("s", "ed", "ing", "ly"))
+    if word[-1] in "ey":
+        yield from (word[:-1] + ending for ending in (("ed", "ing") if word[-1] == "e" else ("ies", "ied")))
 
 
 @cache

@@ -20,7 +20,7 @@ class CurateConfig(BuildConfig):
     """One build of a fine-tuning set."""
 
 
-@stage(version=4, makes=Table)
+@stage(version=5, makes=Table)
 def curate(run: Run, trajectories: Table, general: Table, heldout: Table, config: CurateConfig) -> Summary:
     """Build a fine-tuning set: `rows`, `kept`, `dropped` and `waterfall` as Parquet.
 

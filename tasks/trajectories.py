@@ -57,7 +57,7 @@ def inspect(config: TrajectoriesConfig) -> None:
         raise ValueError(f"{config.path}: no trajectory in it")
 
 
-@stage(version=1, makes=Table)
+@stage(version=2, makes=Table)
 def take(run: Run, config: TrajectoriesConfig) -> Summary:
     """Write `trajectories.parquet` of a person's file; what it leaves open is judged by rule and measured.
 
