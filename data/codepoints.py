@@ -20,6 +20,9 @@ LETTER, HAN, SPACE, WORD, SIGN, NUMERAL, ODD, STOP = (1 << bit for bit in range(
 """Letter of a word; Han character; white space; `\\w`; arithmetic sign; Han numeral; see above; end of a Chinese
 sentence."""
 
+CAPITAL: Final = ODD
+"""Of a character in a text that is not odd: folding has changed it."""
+
 POINTS: Final = 0x30000
 _SIGNS, _STOPS = "-+*/=<>×÷−", "。！？；"
 _PLAIN: Final = ((0x3400, 0xA000), (0xAC00, 0xD7A4), (0xD800, 0xF900), (0x20000, 0x2F800))

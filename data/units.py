@@ -24,10 +24,23 @@ NUMBER_WORDS: Final = (
 )
 HAN_NUMERALS: Final = "零〇一二两三四五六七八九十百千万亿半"
 NUMERAL: Final = re.compile(
-    rf"[0-9]+(?:\.[0-9]+)?|[-+*/=<>×÷−]|[{HAN_NUMERALS}]|(?<![^\W\d_])[a-z](?![^\W\d_])"
+    rf"[0-9]+(?:\.[0-9]+)?|[+*/=<>×÷−]|(?<![a-z]{{2}})-|-(?![a-z]{{2}})|[{HAN_NUMERALS}]|(?<![^\W\d_])[a-z](?![^\W\d_])"
     rf"|\b(?:{'|'.join(NUMBER_WORDS)}|\w+teen)\b"
 )
-"""What two near duplicates must have in common, one by one: a slip in one digit is what makes a text worth keeping."""
+"""What two near duplicates must have in common, one by one: a slip in one digit is what makes a text worth keeping. A
+hyphen between words is no sign."""
+
+AFTER_A_VARIABLE: Final = (
+    *("is", "are", "was", "be", "has", "and", "or", "plus", "minus", "times", "over", "divided", "equals", "equal"),
+    *("to", "from", "by", "in", "of", "on", "at", "for", "with", "as", "if", "then", "so", "must", "can", "will"),
+    *("but", "because", "when", "where", "while", "that", "which", "should", "would", "could", "may", "not", "into"),
+)
+"""Words that follow a variable and no article."""
+ARTICLE: Final = re.compile(
+    rf"(?:(?<=[a-z]{{2}} )|(?<=[,;:] ))a(?= (?!(?:{'|'.join(AFTER_A_VARIABLE)})(?![a-z]))(?i:[a-z])[a-z])"
+)
+"""An "a" that is no variable: after a word or comma, before a word that can follow an article. Whether an "A" is one,
+or what begins a line or stands among signs, cannot be told."""
 
 LINE_UNITS: Final = 3
 """A line of fewer units may come back as often as it likes."""
@@ -49,8 +62,8 @@ def signed_units(text: str) -> list[str]:
 
 
 def numerals(text: str) -> list[str]:
-    """Numbers, numerals, arithmetic signs and single letters, in order."""
-    return NUMERAL.findall(text.casefold())
+    """Numbers, numerals, arithmetic signs and single letters in order; no articles."""
+    return NUMERAL.findall(ARTICLE.sub("an", text).casefold())
 
 
 def ngrams(found: Sequence[str], size: int) -> Iterator[str]:

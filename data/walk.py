@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from numba import njit
 
-from data.codepoints import HAN, LETTER, NUMERAL, ODD, POINTS, SIGN, SPACE, STOP, WORD, folds, kinds
-from data.units import BASIS, LINE_UNITS, NUMBER_WORDS, PRIME, STEP, unit_hash
+from data.codepoints import CAPITAL, HAN, LETTER, NUMERAL, ODD, POINTS, SIGN, SPACE, STOP, WORD, folds, kinds
+from data.units import AFTER_A_VARIABLE, BASIS, LINE_UNITS, NUMBER_WORDS, PRIME, STEP, unit_hash
 
 _BASIS, _PRIME, _STEP = np.uint64(BASIS), np.uint64(PRIME), np.uint64(STEP)
 _MIX_1, _MIX_2, _SHIFT = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
@@ -39,7 +39,7 @@ def walked(texts: pl.Series, cuts: pl.Series, forbidden: Lookup, gram: int) -> t
     collapsed = np.empty(len(data), np.uint8)
     longest = int(np.max(np.diff(offsets), initial=0)) + 1
     _walk(
-        data, offsets, cuts.to_numpy(), kinds(), folds(), _NUMBERS, forbidden.sieve, forbidden.slots, forbidden.size,
+        data, offsets, cuts.to_numpy(), kinds(), folds(), _WORDS, forbidden.sieve, forbidden.slots, forbidden.size,
         gram, longest, collapsed, *out,
     )  # fmt: skip
     return dict(zip(FIELDS, out, strict=True)), collapsed
@@ -177,7 +177,7 @@ def _decoded(data, begin, end, cut, kinds, folds, points, marks):  # type: ignor
         if point >= POINTS or kinds[point] & ODD:
             return -1, 0
         points[number] = folds[point]
-        marks[number] = kinds[points[number]]
+        marks[number] = kinds[points[number]] | (CAPITAL if points[number] != point else 0)
         number += 1
         at += size
     return number, before
@@ -281,13 +281,19 @@ def _numeral_hash(points, marks, number, words):  # type: ignore[no-untyped-def]
                 end += 2
                 while end < number and 48 <= points[end] <= 57:
                     end += 1
-        elif marks[at] & (SIGN | NUMERAL) or _is_single(points, marks, number, at):
+        elif marks[at] & (SIGN | NUMERAL):
+            if _is_hyphen(points, number, at):
+                at += 1
+                continue
+        elif _is_single(points, marks, number, at) and not _is_article(points, marks, number, at, words[1]):
             pass
         elif starts:
             while end < number and marks[end] & WORD:
                 end += 1
             teen = end - at > 4 and points[end - 4] == 116 and points[end - 3] == 101
-            if not (teen and points[end - 2] == 101 and points[end - 1] == 110) and not _spells(points, at, end, words):
+            if not (teen and points[end - 2] == 101 and points[end - 1] == 110) and not _spells(
+                points, at, end, words[0]
+            ):
                 at += 1
                 continue
         else:
@@ -307,6 +313,38 @@ def _is_single(points, marks, number, at):  # type: ignore[no-untyped-def]
         and (at == 0 or not marks[at - 1] & letter)
         and (at + 1 == number or not marks[at + 1] & letter)
     )
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _is_article(points, marks, number, at, followers):  # type: ignore[no-untyped-def]
+    """Whether an "a" is one: `data.units.ARTICLE`."""
+    if points[at] != 97 or marks[at] & CAPITAL or at < 2 or points[at - 1] != 32:
+        return False
+    comma = points[at - 2] == 44 or points[at - 2] == 58 or points[at - 2] == 59
+    if not comma and not (at > 2 and _is_small(points, marks, at - 2) and _is_small(points, marks, at - 3)):
+        return False
+    if at + 3 >= number or points[at + 1] != 32 or not 97 <= points[at + 2] <= 122:
+        return False
+    end = at + 3
+    while end < number and _is_small(points, marks, end):
+        end += 1
+    return end > at + 3 and (marks[at + 2] & CAPITAL or not _spells(points, at + 2, end, followers))
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _is_hyphen(points, number, at):  # type: ignore[no-untyped-def]
+    """Whether a sign is a hyphen with two letters from a to z on both sides."""
+    if points[at] != 45 or at < 2 or at + 2 >= number:
+        return False
+    for each in (at - 2, at - 1, at + 1, at + 2):  # noqa: SIM110
+        if not 97 <= points[each] <= 122:
+            return False
+    return True
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _is_small(points, marks, at):  # type: ignore[no-untyped-def]
+    return 97 <= points[at] <= 122 and not marks[at] & CAPITAL
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -408,4 +446,4 @@ def _unit_hashes(data, begin, end, kinds, folds):  # type: ignore[no-untyped-def
     return hashes[:found][signs[:found] == 0], True
 
 
-_NUMBERS: Final = np.array([unit_hash(word) for word in NUMBER_WORDS], np.uint64)
+_WORDS: Final = tuple(np.array([*map(unit_hash, found)], np.uint64) for found in (NUMBER_WORDS, AFTER_A_VARIABLE))

@@ -1,5 +1,6 @@
 """The walk in machine code against the regular expressions that it stands for, on texts drawn to be awkward."""
 
+import re
 import unicodedata
 from collections import Counter
 from random import Random
@@ -31,6 +32,7 @@ from data.units import (
 
 PIECES = [
     *"abc xyz  \n\n..!?;。！，；一二三十我们的x1 2.5 3.1.4 -+*/=<>×÷−`_é İßK４²Ⅷ〇々ア한\t~\u3000\x1c\u0301",
+    *(" a ", "an", "so a word", ", a ", "A ", "B a", "is", " and ", "ſo a Kat", "so a Row", "on-on", "x-", "on - "),
     *("```", "fourteen", "seven", "no", "not ", "\n\n", "\n \n", "10.", "four", "teen", "a ", "so we do it. "),
 ]
 WORDS = [
@@ -139,6 +141,33 @@ def test_kinds_are_those_of_the_regular_expressions() -> None:
 )  # fmt: skip
 def test_numerals(text: str, expected: list[str]) -> None:
     assert numerals(text) == expected == NUMERAL.findall(text)
+
+
+def test_an_article_is_no_numeral() -> None:
+    for text in (
+        "it is a number",
+        "so, a word: a row; a case",
+        "insert a second row",
+        "take a Row",
+        "the a left-hand side",
+    ):
+        assert numerals(text) == re.findall("second", text), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A is a", "say A number", "a number", "x a number", "2 a number", "x = a number", "so a B", "so a x", "so a is it",
+     "so a and so", "so a, or", "so a  row", "so a\nrow", "(a row", "so-a row", "SO a row", "so a ROW", "so\ta row",
+     "一 a row", "i, a i"],
+)  # fmt: skip
+def test_a_letter_that_may_be_a_variable_is_a_numeral(text: str) -> None:
+    assert "a" in numerals(text)
+
+
+@pytest.mark.parametrize("text", ["x-ray", "on - on", "2-fold", "to x-", "-on", "一-二", "四百-三十"])
+def test_a_hyphen_is_a_sign_but_between_words(text: str) -> None:
+    assert "-" in numerals(text)
+    assert numerals("left-hand, A-flat, Wi-fi") == ["a", "-"]
     assert UNIT.findall("3.5.2 xy") == ["3.5", "2", "xy"]
 
 
