@@ -84,7 +84,7 @@ def foreign_clause(draft: Draft, bench: Bench) -> Draft:
 
 def foreign_words(draft: Draft, bench: Bench) -> Draft:
     """Words of the other language all over the thinking, each alone, about one in five."""
-    draft = _first_half(draft)
+    draft = _first_part(draft)
 
     def mix(sentence: str) -> str:
         if draft.question.language == "en":
@@ -125,7 +125,7 @@ def looped_line(draft: Draft, bench: Bench) -> Draft:
 
 def looped_phrase(draft: Draft, bench: Bench) -> Draft:
     """A few words without an end, until they are more than half of the text."""
-    draft = _first_half(draft)
+    draft = _first_part(draft)
     language = draft.question.language
     phrase = cut(bench.plain(language), bench.rng, 5, 8)
     part = (" " if language == "en" else "").join([phrase] * 12)
@@ -135,15 +135,15 @@ def looped_phrase(draft: Draft, bench: Bench) -> Draft:
 
 def looped_passage(draft: Draft, bench: Bench) -> Draft:
     """The last paragraphs once and again, until they are more than half of the text."""
-    draft = _first_half(draft)
+    draft = _first_part(draft)
     tail = draft.thinking[-max(1, min(4, len(draft.thinking) // 3)) :]
     size = sum(len(units(sentence)) for paragraph in tail for sentence in paragraph)
     return with_paragraphs(draft, tail * (size_of(draft) // size + 4), at=len(draft.thinking))
 
 
-def _first_half(draft: Draft) -> Draft:
-    """Less of the thinking, for what makes it longer."""
-    return replace(draft, thinking=draft.thinking[: (len(draft.thinking) + 1) // 2])
+def _first_part(draft: Draft) -> Draft:
+    """A third of the thinking, for what makes it longer but not over-long."""
+    return replace(draft, thinking=draft.thinking[: (len(draft.thinking) + 2) // 3])
 
 
 def seen_problem(draft: Draft, bench: Bench) -> Draft:

@@ -26,7 +26,7 @@ from benchmarks.drafts import (
 )  # fmt: skip
 from benchmarks.near_misses import NEAR_MISSES
 from benchmarks.prose import Prose
-from benchmarks.surgery import COMMON, DIGITS, WORD, Bench, cut, disguised, other_numbers
+from benchmarks.surgery import COMMON, DIGITS, NUMBERS, WORD, Bench, cut, disguised, other_numbers
 
 EVALUATION = 1_000  # problems
 COPIES: Final = frozenset(
@@ -149,11 +149,12 @@ def _edited(prompt: str, kind: str, language: str, rng: random.Random) -> str | 
         return other_numbers(prompt, rng) if DIGITS.search(prompt) else None
     if kind == "near_prompt/case":
         return f"  {prompt.upper()}\n"
-    places = list(WORD[language].finditer(prompt))
+    places = [each for each in WORD[language].finditer(prompt) if not NUMBERS.search(each[0])]
     if not places:
         return None
     at = rng.choice(places)
-    word = rng.choice([each for each in (COMMON if language == "en" else "的地得了着过") if each != at[0]])
+    words = [each for each in COMMON if not NUMBERS.search(each)] if language == "en" else list("的地得了着过")
+    word = rng.choice([each for each in words if each != at[0]])
     return f"{prompt[: at.start()]}{word}{prompt[at.end() :]}"
 
 

@@ -19,9 +19,10 @@ WORD = {"en": re.compile(r"(?<= )[a-z]{4,10}(?= )"), "zh": re.compile(r"[\u4e00-
 _MARKS = re.compile(r"[`\"“”‘’「」『』《》()（）\[\]<>«»*$\\_/=]")
 NUMBERS = re.compile(
     r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|zero|half|no|not|first|second|third)\b"
-    r"|[零〇一二两三四五六七八九十百千万亿半]|(?<![^\W\d_])[b-hj-z](?![^\W\d_])",
+    r"|[零〇一二两三四五六七八九十百千万亿半]|(?<![^\W\d_])[b-hj-z](?![^\W\d_])|[+*/=<>×÷−]|(?<![a-z])-|-(?![a-z])",
     re.IGNORECASE,
 )
+"""Numbers, numerals, variables and signs: texts that differ in one are no duplicates."""
 COMMON = (
     *("then", "because", "first", "check", "again", "with"),
     *("number", "after", "result", "however", "same", "every"),
