@@ -34,7 +34,7 @@ from itertools import groupby, islice, pairwise
 from math import log
 from pathlib import Path
 from statistics import mode
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 MIN_CONSISTENCY: Final = 0.9
 MAX_FOREIGN_SPAN: Final = 3  # words
@@ -43,10 +43,10 @@ PRIOR: Final = 2.0  # log odds of the target before fastText is asked
 EVIDENCE: Final = 5.0  # log odds of another language, summed over the windows of a span
 CLEAR: Final = 0.9  # fastText's confidence in the target from which two windows' words are not asked about
 
-_FLOOR: Final = 0.01  # the least that a window's probability of a language counts as
-_MOST: Final = log(1.01 / _FLOOR) - PRIOR  # the most that a window adds to a span's evidence
+FLOOR: Final = 0.01  # the least that a window's probability of a language counts as
+_MOST: Final = log(1.01 / FLOOR) - PRIOR  # the most that a window adds to a span's evidence
 _LEAST_STEM: Final = 4  # letters of a word whose forms are as common as itself
-_ASIDE: Final = 100  # characters of a quotation or bracket
+ASIDE: Final = 100  # characters of a quotation or bracket
 
 _HAN = r"\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _KANA = r"\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f"
@@ -104,11 +104,11 @@ _TAGS = re.compile(r"</?[A-Za-z][^<>\n]{0,80}>|<｜[^<>\n]{0,40}｜>")
 _LINKS = re.compile(r"https?://[!-~]+")
 _BRACKETS: Final = ("()", "[]", "（）", "“”", "「」", "『』", "《》", "«»", '""')
 _ASIDES: Final = {
-    name: re.compile("|".join(rf"\{a}[^\{a}\{b}\n{chars}]{{1,{_ASIDE}}}\{b}" for a, b in _BRACKETS))
+    name: re.compile("|".join(rf"\{a}[^\{a}\{b}\n{chars}]{{1,{ASIDE}}}\{b}" for a, b in _BRACKETS))
     for name, chars in _SCRIPTS.items()
 }
-_BREAK = re.compile(r"[,;:，；：、()（）\"“”\n]")
-_PARTICLES: Final = frozenset(
+BREAKS: Final = re.compile(r"[,;:，；：、()（）\"“”\n]")
+PARTICLES: Final = frozenset(
     ["and", "at", "by", "de", "der", "for", "from", "in", "la", "of", "on", "the", "to", "van", "von", "with"]
 )
 _CAPITALS = re.compile(b"\x01\x01+")
@@ -121,7 +121,7 @@ REFLECTION_WORDS: Final[tuple[str, ...]] = (
     *("验证", "验算", "评估"),
 )
 """The list of DeepSeek-R1 (version 2, C.2), and Chinese words for the same. Whole words in English."""
-_OPENERS: Final = {
+OPENERS: Final = {
     *REFLECTION_WORDS,
     *("so", "then", "first", "second", "third", "next", "now", "finally", "again", "also", "since", "because"),
     *("therefore", "thus", "hence", "let", "okay", "ok", "hmm", "given", "and", "or", "if", "we", "the", "this"),
@@ -170,8 +170,18 @@ class _Stretch(NamedTuple):
     end: int
 
 
-class _Model(Protocol):
+class Detector(Protocol):
+    """What is used of fastText."""
+
+    f: Any
+
     def predict(self, text: list[str], k: int = 1) -> tuple[list[list[str]], list[list[float]]]: ...
+
+    def get_labels(self, *, include_freq: bool) -> tuple[list[str], list[int]]: ...
+
+    def get_input_vector(self, ind: int) -> Any: ...
+
+    def get_subwords(self, word: str) -> tuple[list[str], Any]: ...
 
 
 def consistency(text: str, target: str) -> Consistency:
@@ -200,7 +210,7 @@ def identify(texts: Sequence[str]) -> list[tuple[str, float]]:
     """
     lines = [" ".join(text.split()) for text in texts]
     asked = [line for line in lines if any(map(str.isalpha, line))]
-    labels, confidences = _model().predict(asked) if asked else ([], [])
+    labels, confidences = detector().predict(asked) if asked else ([], [])
     answers = iter(zip(labels, confidences, strict=True))
     found = []
     for line in lines:
@@ -260,7 +270,7 @@ def _has_kana(prose: str) -> bool:
 
 def _spans(text: str, target: str) -> list[tuple[str, int]]:
     """(language, words) for the words of a text, in order; neighbours may be of one language."""
-    own = _SCRIPT_OF.get(target, "latin")
+    own = written_in(target)
     prose, stretches = _counted(_prose(text), own)
     kana = _has_kana(prose)
     own_words = [word for stretch in stretches if stretch.script == own != "han" for word in stretch.words]
@@ -300,7 +310,7 @@ def _is_neutral(prose: str, stretch: _Stretch) -> bool:
     found = list(_LATIN_WORDS.finditer(prose, stretch.start, stretch.end))
     part = [found[0][0]]
     for before, word in pairwise(found):
-        if _BREAK.search(prose, before.end(), word.start()):
+        if BREAKS.search(prose, before.end(), word.start()):
             if not _is_name(part):
                 return False
             part = []
@@ -311,17 +321,17 @@ def _is_neutral(prose: str, stretch: _Stretch) -> bool:
 def _is_name(words: Sequence[str]) -> bool:
     """Whether a few words are a name (capitals, and "of" or "van" between), a term (one or two words, not all of
     them common English), or a name with up to two words of a term in it, none of them common."""
-    content = [word for word in words if word.lower() not in _PARTICLES]
+    content = [word for word in words if word.lower() not in PARTICLES]
     capitals = [word for word in content if word[0].isupper()]
     if capitals and len(capitals) == len(content):
-        return not any(word.lower() in _OPENERS for word in capitals)
+        return not any(word.lower() in OPENERS for word in capitals)
     if len(words) <= 2:
         return not all(map(_is_common, words))
     return bool(capitals) and len(content) - len(capitals) <= 2 and not any(map(_is_common, content))
 
 
 def _is_common(word: str) -> bool:
-    return word.lower() in common_english() or word.lower() in _OPENERS
+    return word.lower() in common_english() or word.lower() in OPENERS
 
 
 def _judge(words: list[str], target: str, script: str) -> list[str]:
@@ -383,16 +393,16 @@ def _telling(starts: list[int]) -> list[int]:
 
 def _ask(words: list[str], starts: list[int], target: str, script: str) -> list[tuple[int, float, str]]:
     """(start, log odds of the likeliest other language of the script less `PRIOR`, that language) by window."""
-    labels, probabilities = _model().predict([" ".join(words[at : at + WINDOW]) for at in starts], k=3)
+    labels, probabilities = detector().predict([" ".join(words[at : at + WINDOW]) for at in starts], k=3)
     found = []
     for at, names, chances in zip(starts, labels, probabilities, strict=True):
-        own = other = _FLOOR
+        own = other = FLOOR
         likeliest = target
         for label, chance in zip(names, chances, strict=True):
             name = label.removeprefix("__label__")
             if name == target:
                 own = max(own, chance)
-            elif chance > other and _SCRIPT_OF.get(name, "latin") == script:
+            elif chance > other and written_in(name) == script:
                 other, likeliest = chance, name
         found.append((at, log(other / own) - PRIOR, likeliest))
     return found
@@ -416,6 +426,11 @@ def _foreign(windows: list[tuple[int, float, str]]) -> Iterator[tuple[int, int, 
         before = at
         if total > best:
             best, last = total, at
+
+
+def written_in(language: str) -> str:
+    """The script of a language."""
+    return _SCRIPT_OF.get(language, "latin")
 
 
 def scripts() -> dict[str, str]:
@@ -442,10 +457,10 @@ def _forms(word: str) -> Iterator[str]:
 
 
 @cache
-def _model() -> _Model:
+def detector() -> Detector:
     import fasttext  # type: ignore[import-untyped, unused-ignore]
 
-    model: _Model = fasttext.FastText._FastText(str(_model_file()))
+    model: Detector = fasttext.FastText._FastText(str(_model_file()))
     return model
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from data.language import Consistency
 from data.prompts import TAGS
 from data.trajectories import evaluation_parts, texts
 from data.units import run_hash, unit_hash
@@ -97,11 +98,11 @@ def numerals_and_runs(texts: pl.Series, size: int) -> tuple[list[int | None], li
     return numbers, walk.runs(texts, size)
 
 
-def one_language(texts: pl.Series, languages: pl.Series, min_consistency: float) -> pl.Series:
-    """Whether each text is of its language beyond doubt (`data.script`); no nulls."""
-    from data.script import surely
+def consistencies(texts: pl.Series, languages: pl.Series) -> list[Consistency | None]:
+    """Each text's `data.language.consistency` with its language; None where machine code cannot tell. No nulls."""
+    from data import consistent
 
-    return pl.Series(surely(texts, languages, min_consistency))
+    return consistent.consistencies(texts, languages)
 
 
 def _digests(collapsed: Any, ends: Iterable[int]) -> list[bytes]:

@@ -11,9 +11,9 @@ import polars as pl
 from pydantic import Field
 
 from data.filters.kinds import Context, Expression, RowFilter, asked, details_of
-from data.language import MIN_CONSISTENCY, consistency
+from data.language import MIN_CONSISTENCY, Consistency, consistency
 from data.prompts import TAGS
-from data.scan import one_language
+from data.scan import consistencies
 from data.trajectories import evaluation_parts, texts, thinking, thinking_of
 from data.units import FENCED, LINE_UNITS, PARAGRAPH_END, SENTENCE_END, ngrams, parts, signed_units, units
 
@@ -97,17 +97,15 @@ class MixedLanguage(RowFilter):
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """The ratio, or how many foreign words stand in a row."""
-        columns = (frame["consistency"], frame["thinking"], frame["language"])
-        carried = pl.col("consistency") != 1  # null where it was not measured
-        doubt = pl.coalesce(carried, unsure(frame, "thinking", self.min_consistency))
-        return asked(frame, "lines", doubt, self._mixing, *columns)
-
-    def _mixing(self, ratio: float | None, thinking: str | None, language: str) -> str | None:
-        if ratio == 1:
-            return None
-        if ratio is not None and ratio < self.min_consistency:
-            return f"consistency {round(ratio, 3)}"
-        return mixing(thinking or "", language, self.min_consistency)
+        carried = frame["consistency"]  # null where it was not measured
+        rows = (carried.is_null() | ((carried != 1) & (carried >= self.min_consistency))).arg_true()
+        details: list[str | None] = [
+            f"consistency {round(ratio, 3)}" if ratio is not None and ratio < self.min_consistency else None
+            for ratio in carried
+        ]
+        for row, detail in zip(rows, mixings(frame[rows], "thinking", self.min_consistency), strict=True):
+            details[row] = detail
+        return details_of(details)
 
 
 class SummaryLanguage(RowFilter):
@@ -119,27 +117,25 @@ class SummaryLanguage(RowFilter):
 
     def details(self, frame: pl.DataFrame, context: Context) -> pl.Series:
         """The ratio, or how many foreign words stand in a row."""
-        columns = (frame["answer"], frame["language"])
-        return asked(frame, "lines", unsure(frame, "answer", self.min_consistency), self._mixing, *columns)
-
-    def _mixing(self, answer: str | None, language: str) -> str | None:
-        found = mixing(answer or "", language, self.min_consistency)
-        return None if found == NO_WORDS else found
+        found = mixings(frame, "answer", self.min_consistency)
+        return details_of(None if each == NO_WORDS else each for each in found)
 
 
 NO_WORDS = "no words"
 
 
-def unsure(frame: pl.DataFrame, column: str, min_consistency: float) -> pl.Expr:
-    """Whether script leaves open if a text is of its question's language; True throughout where nothing is measured."""
-    if "walk.lines" not in frame.columns:
-        return pl.lit(True)
-    return ~pl.lit(one_language(frame[column].fill_null(""), frame["language"], min_consistency))
+def mixings(frame: pl.DataFrame, column: str, min_consistency: float) -> list[str | None]:
+    """How each row's text mixes languages; None where it does not."""
+    texts, languages = frame[column].fill_null(""), frame["language"]
+    known = consistencies(texts, languages) if "walk.lines" in frame.columns else [None] * len(frame)
+    return [
+        mixing(consistency(texts[row], languages[row]) if found is None else found, min_consistency)
+        for row, found in enumerate(known)
+    ]
 
 
-def mixing(text: str, language: str, min_consistency: float) -> str | None:
-    """How a text mixes languages (`Consistency.mixed`); None where it does not."""
-    found = consistency(text, language)
+def mixing(found: Consistency, min_consistency: float) -> str | None:
+    """What is wrong with a text's consistency; None where nothing is."""
     if not found.mixed(min_consistency):
         return None
     if found.ratio is None:

@@ -11,8 +11,6 @@ import pytest
 from data import walk
 from data.codepoints import POINTS, folds, kinds
 from data.filters.groups import numerals_hash
-from data.language import consistency
-from data.script import surely
 from data.units import (
     FENCED,
     LINE_UNITS,
@@ -34,26 +32,6 @@ PIECES = [
     *"abc xyz  \n\n..!?;。！，；一二三十我们的x1 2.5 3.1.4 -+*/=<>×÷−`_é İßK４²Ⅷ〇々ア한\t~\u3000\x1c\u0301",
     *(" a ", "an", "so a word", ", a ", "A ", "B a", "is", " and ", "ſo a Kat", "so a Row", "on-on", "x-", "on - "),
     *("```", "fourteen", "seven", "no", "not ", "\n\n", "\n \n", "10.", "four", "teen", "a ", "so we do it. "),
-]
-WORDS = [
-    *("the ", "we ", "add ", "and ", "then ", "bonjour ", "monde ", "étoile ", "don't ", "well-known ", "x-y ", "DNA "),
-    *(
-        "NASA's ",
-        "fooBar ",
-        "`a b` ",
-        "$x$ ",
-        "(see) ",
-        "我们",
-        "检查",
-        "一下 ",
-        "Wait, ",
-        "git push ",
-        "\n",
-        ". ",
-        ", ",
-    ),
-    *("http://a.b/c ", "<b> ", "-v ", "--opt ", "a/b ", "der ", "Hund ", "ist ", "'foo' ", "3-fold ", "“ok” ", "か"),
-    *("x ", "2 ", "the, ", "so. ", "``", "\\(", "\\b ", "’s ", "Alice Bob "),
 ]
 
 
@@ -169,21 +147,3 @@ def test_a_hyphen_is_a_sign_but_between_words(text: str) -> None:
     assert "-" in numerals(text)
     assert numerals("left-hand, A-flat, Wi-fi") == ["a", "-"]
     assert UNIT.findall("3.5.2 xy") == ["3.5", "2", "xy"]
-
-
-def test_what_script_decides_the_measure_of_consistency_confirms() -> None:
-    rng = Random(4)
-    texts = ["".join(rng.choices(rng.sample(WORDS, rng.randrange(2, 12)), k=rng.randrange(1, 40))) for _ in range(6000)]
-    languages = [rng.choice(["en", "zh", "fr"]) for _ in texts]
-    decided = surely(pl.Series(texts), pl.Series(languages), 0.9)
-    for text, language, sure in zip(texts, languages, decided, strict=True):
-        assert not sure or not consistency(text, language).mixed(0.9), (text, language)
-    assert 60 < decided.sum() < 3000
-
-
-def test_script_decides_plain_texts() -> None:
-    texts = ["so we take the sum of 3 and 4, and then we see.", "先算 3 + 4 = 7，\n再检查一下。", "so 检查 it", "", "7"]
-    assert surely(pl.Series(texts), pl.Series(["en", "zh", "en", "en", "en"]), 0.9).tolist() == [
-        True, True, False, False, False,
-    ]  # fmt: skip
-    assert not surely(pl.Series(texts[:2]), pl.Series(["zh", "en"]), 0.9).any()
