@@ -36,6 +36,12 @@ Changes = Annotated[
         "--set 'problems.columns={prompt=\"question\"}'. Repeatable.",
     ),
 ]
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=0, envvar="R1_PROCESSES", help="Processes that heavy stages take on this host, each a GPU; 0 is one."
+    ),
+]
 
 
 Server = Annotated[
@@ -60,12 +66,7 @@ def run(
     remake: Annotated[
         list[str], typer.Option(metavar="NAME", help="Make a stage again, as in --remake dev1. Repeatable.")
     ] = [],  # noqa: B006
-    processes: Annotated[
-        int,
-        typer.Option(
-            min=0, envvar="R1_PROCESSES", help="Processes that heavy stages take on this host, each a GPU; 0 is one."
-        ),
-    ] = 0,
+    processes: Processes = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Without Prefect and MLflow, as plain functions.")] = False,
     until: Annotated[
         list[str], typer.Option(metavar="NAME", help="With --plain: no more than this stage needs. Repeatable.")
@@ -140,17 +141,19 @@ def check(
     recipe: Recipe,
     changes: Changes = [],  # noqa: B006
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; the best there is when left out.")] = "",
+    processes: Processes = 0,
 ) -> None:
     """Try a recipe without making anything: its rows, gold answers, base, time and memory; exit code 1 for a fault."""
     from flows import recipe as recipes
     from flows.check import check as told
     from flows.inspect import inspect
-    from flows.plan import default_device, usable
+    from flows.plan import default_device, launcher_for, usable
 
     loaded = recipes.load(recipe, changes)
     inspect(loaded)
     faults = 0
-    for line, fault in told(loaded, usable(device) if device else default_device()):
+    where = usable(device) if device else default_device()
+    for line, fault in told(loaded, where, launcher_for(processes, where).processes):
         print(line)
         faults += fault
     print(f"{faults} would fail" if faults else "nothing found that would fail")

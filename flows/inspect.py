@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from data import packages
@@ -14,6 +13,7 @@ from model.tokenizer import Tokenizer
 from tasks import roles, trajectories
 from tasks.collect import JUDGE, own_problems
 from tasks.lora import LoraConfig
+from tasks.midtrain import try_beginner
 
 
 def inspect(recipe: Recipe) -> None:
@@ -21,10 +21,16 @@ def inspect(recipe: Recipe) -> None:
     for name, base in (("base", recipe.base), ("student", recipe.student)):
         if base.path is not None:
             try:
-                _inspect_base(base.path, _longest(recipe, name))
+                _inspect_base(base, _longest(recipe, name), f"{name}.midtrain")
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(base.path)!r}: {error}") from None
     _inspect_adapters(recipe)
+    if recipe.student.initialise:
+        try:
+            context = try_beginner(recipe.student.initialise)
+            _inspect_context(context, recipe.student, _longest(recipe, "student"), "student.midtrain")
+        except ValueError as error:
+            raise ValueError(f"student.initialise: {error}") from None
     for name, problems in (("problems", recipe.problems), ("heldout", recipe.heldout)):
         if problems.path is not None:
             try:
@@ -83,16 +89,25 @@ def inspect_trajectories(recipe: Recipe) -> None:
             raise ValueError(f"rejection.trajectories: {error}") from None
 
 
-def _inspect_base(path: Path, longest: tuple[str, int]) -> None:
+def _inspect_base(base: BaseConfig, longest: tuple[str, int], reading: str) -> None:
+    path = base.path
+    assert path is not None
     if str(path).startswith(packages.PREFIX):
         packages.file_in(str(path))
-    if path.suffix.lower() == ".gguf" and path.is_file():
+    if base.is_gguf and path.is_file():
         context = gguf.inspect(path)
     else:
         context = checkpoint.inspect(path)
         roles.check(Tokenizer.load(path))
+    _inspect_context(context, base, longest, reading)
+
+
+def _inspect_context(context: int, base: BaseConfig, longest: tuple[str, int], reading: str) -> None:
     if context <= longest[1]:
         raise ValueError(f"its context of {context} tokens has no room for {longest[0]} = {longest[1]} and a prompt")
+    if base.midtrain and context < base.midtrain.sequence_length:
+        asked = f"{reading}.sequence_length = {base.midtrain.sequence_length}"
+        raise ValueError(f"its context of {context} tokens has no room for {asked}")
 
 
 def _longest(recipe: Recipe, base: str) -> tuple[str, int]:
@@ -110,6 +125,8 @@ def lengths_asked(recipe: Recipe, base: str) -> dict[str, int]:
             lengths[f"{name}.max_completion_length"] = getattr(recipe, name).max_completion_length
         if recipe.difficulty:
             lengths["difficulty.max_completion_length"] = recipe.difficulty.max_completion_length
+        if recipe.direct:
+            lengths["direct.max_completion_length"] = recipe.direct.max_completion_length
         for name in ("cold", "rejection", "preference"):
             sampling = getattr(recipe, name).generate.sampling
             lengths[f"{name}.generate.sampling.max_completion_length"] = sampling.max_completion_length

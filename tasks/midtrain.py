@@ -71,6 +71,18 @@ def tokenised(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> np.nda
     return pack(np.concatenate(ids), length)
 
 
+def text_windows(config: MidtrainConfig, tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """The ordinary text to read and that which is held out, each as windows (N, sequence_length) of token ids.
+
+    Raises ValueError for text that cannot be read, or that is too little.
+    """
+    parts = divided(documents_in(config.path, config.column))
+    text, heldout = (tokenised(each, tokenizer, config.sequence_length) for each in parts)
+    if not len(text) or not len(heldout):
+        raise ValueError(f"the text has no whole window of {config.sequence_length} tokens: give more of it")
+    return text, heldout
+
+
 def chosen(windows: np.ndarray, first: int, count: int, seed: int, name: str) -> np.ndarray:
     """`count` windows from number `first` on of an endless deck that is shuffled anew for every round."""
     found: list[np.ndarray] = []
@@ -117,10 +129,7 @@ def midtrain(run: Run, policy: Policy, config: MidtrainConfig) -> Summary:
     model, tokenizer = speaker.model, speaker.tokenizer
     if config.sequence_length > model.context:
         raise ValueError(f"sequence_length = {config.sequence_length} is more than the context of {model.context}")
-    texts, held = divided(documents_in(config.path, config.column))
-    text, heldout = (tokenised(each, tokenizer, config.sequence_length) for each in (texts, held))
-    if not len(text) or not len(heldout):
-        raise ValueError(f"the text has no whole window of {config.sequence_length} tokens: give more of it")
+    text, heldout = text_windows(config, tokenizer)
     documents = crawl(tokenizer, config)
     if not len(documents):
         raise ValueError(f"the documents make no whole window of {config.sequence_length} tokens: ask for more")
@@ -147,13 +156,27 @@ def midtrain(run: Run, policy: Policy, config: MidtrainConfig) -> Summary:
 def initialise(run: Run, like: Policy, config: InitialiseConfig) -> Summary:
     """Make a model of random weights for the tokenizer of another policy."""
     tokenizer = Tokenizer.load(like.checkpoint)
+    model = beginner(tokenizer, config)
+    checkpoint.save(run.folder / "policy", model, tokenizer)
+    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def beginner(tokenizer: Tokenizer, config: InitialiseConfig) -> LanguageModel:
+    """A model of random weights, drawn by the configuration's seed, for a tokenizer.
+
+    Raises ValueError for an architecture that there is none of.
+    """
     torch.manual_seed(seed_of(config.seed, "weights"))
-    model = foreign.built({
+    return foreign.built({
         **config.architecture,
         "vocab_size": tokenizer.largest_id + 1,
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     })  # fmt: skip
-    checkpoint.save(run.folder / "policy", model, tokenizer)
-    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def try_beginner(config: InitialiseConfig) -> int:
+    """The longest context of what `initialise` would make; no weight is drawn. Raises ValueError as that does."""
+    with torch.device("meta"):
+        return foreign.built({**config.architecture, "vocab_size": 8}).context

@@ -1,4 +1,7 @@
-"""How fast a base samples and learns on this device, and what memory that takes, by a timed step of each kind."""
+"""How fast a base samples and learns on this device, and what memory that takes, by a timed step of each kind.
+
+Where stages take several processes, those time the steps together, and memory is that of the first one.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,34 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
+import numpy as np
 import torch
 
 from data.prompts import render
 from data.records import Problem, Row, Trajectory
 from data.sandbox import Isolation
 from data.verifiers import Verifier
+from model import ranks
 from model.optim import adamw
 from tasks.batch import padded_batches
 from tasks.grpo import GRPOConfig, learner, update
-from tasks.rollout import Speaker, rollout
-from tasks.sft import SFTConfig, Student
+from tasks.launch import Tell, launch
+from tasks.midtrain import PASS_TOKENS, MidtrainConfig
+from tasks.rollout import Speaker, rollout, speaker_in
+from tasks.sft import SFTConfig, Student, window_batches
 
 ASKED: Final = 32
-"""Problems of the timed rollout."""
+"""Problems of the timed rollout, of a model that is not too large for that."""
+OPERATIONS: Final = {"cpu": 3e11, "cuda": 1e15}
+"""Of a timed rollout or step, by kind of device; a larger model is timed on fewer answers."""
 FLOAT_BYTES: Final = 4
 RATE: Final = 1e-9
 """Learning rate of the timed steps, which nobody is to learn from."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +56,8 @@ class Line:
 class Pace:
     """What was measured on a base: seconds a token, tokens of a prompt and of an answer, the share that is right.
 
-    `bytes_sampling`, `bytes_tuning` and `bytes_reinforcing` are the peaks of memory at the longest completions
-    that the settings allow.
+    `reading` is that of mid-training, 0 where there is none. `bytes_sampling`, `bytes_tuning`, `bytes_reinforcing`
+    and `bytes_reading` are the peaks of memory at the longest completions that the settings allow.
     """
 
     sampled_token_s: float
@@ -57,25 +69,52 @@ class Pace:
     bytes_sampling: int
     bytes_tuning: int
     bytes_reinforcing: int
+    reading: Line = Line(0.0, 0.0)
+    bytes_reading: int = 0
 
 
-def measure(
-    speaker: Speaker, problems: Sequence[Problem], config: GRPOConfig, tuning: SFTConfig, device: str,
-    isolation: Isolation,
-) -> Pace:  # fmt: skip
-    """Time a rollout, a step of fine-tuning and an update of RL on a base, which is changed by that.
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a base is to learn by: RL, rows and, where it reads on, text."""
+
+    reinforcing: GRPOConfig
+    tuning: SFTConfig
+    reading: MidtrainConfig | None = None
+
+
+def measured(
+    folder: Path, problems: Sequence[Problem], lesson: Lesson, device: str, isolation: Isolation, processes: int = 1
+) -> Pace:
+    """Time the policy of a folder as `measure` does, in as many processes as its stages will take."""
+    if processes == 1:
+        return measure(speaker_in(folder, device), problems, lesson, device, isolation)
+    given = (folder, problems, lesson, device, isolation)
+    found: Pace = launch(processes, device, measure_as_rank, given, lambda what, *values: None)
+    return found
+
+
+def measure_as_rank(
+    folder: Path, problems: Sequence[Problem], lesson: Lesson, device: str, isolation: Isolation, tell: Tell
+) -> Pace:
+    """`measure` as one rank of several, on a GPU of its own where the device is one."""
+    own = f"cuda:{ranks.rank()}" if device == "cuda" else device
+    return measure(speaker_in(folder, own), problems, lesson, own, isolation)
+
+
+def measure(speaker: Speaker, problems: Sequence[Problem], lesson: Lesson, device: str, isolation: Isolation) -> Pace:
+    """Time a rollout, a step of fine-tuning, an update of RL and a step of reading on a base, which is changed by that.
 
     `problems` are reasoning problems. Steps are timed at a quarter of their answers and at all of them, the
     second time they are taken, and memory is that of the longest answers allowed. Raises ValueError where those
     do not fit into a GPU.
     """
     try:
-        return _measured(speaker, problems, config, tuning, device, isolation)
+        return _measured(speaker, problems, lesson, device, isolation)
     except torch.OutOfMemoryError:
         raise ValueError(
-            f"a step with prompts and max_completion_length = {config.max_completion_length} does not fit into the "
-            f"{memory_of(device) / 1e9:.1f} GB of {device} beside {parameters_of(speaker):,} parameters and their "
-            "optimiser; a smaller max_completion_length or beta = 0 takes less"
+            f"a step with prompts and max_completion_length = {lesson.reinforcing.max_completion_length} does not fit "
+            f"into the {memory_of(device) / 1e9:.1f} GB of {device} beside {parameters_of(speaker):,} parameters and "
+            "their optimiser; a smaller max_completion_length or beta = 0 takes less"
         ) from None
 
 
@@ -84,18 +123,19 @@ def parameters_of(speaker: Speaker) -> int:
     return sum(each.numel() for each in speaker.model.parameters())
 
 
-def _measured(
-    speaker: Speaker, problems: Sequence[Problem], config: GRPOConfig, tuning: SFTConfig, device: str,
-    isolation: Isolation,
-) -> Pace:  # fmt: skip
+def _measured(speaker: Speaker, problems: Sequence[Problem], lesson: Lesson, device: str, isolation: Isolation) -> Pace:
+    config = lesson.reinforcing
     _forget_peak(device)
-    flat, sampling_s = _sampled(speaker, problems[:ASKED], config, device, isolation)
+    flat, sampling_s = _sampled(speaker, problems[: _asked(speaker, config, device)], config, device, isolation)
     generated = sum(len(each.completion.ids) for each in flat)
     prompts = _tokens(flat, speaker, config) - generated
     peak_sampling = _peak(device)
-    tuned = _tuning(speaker, flat, config, tuning, device)
+    learned = flat[: _learned(speaker, (prompts + generated) / len(flat), device)]
+    tuned = _tuning(speaker, learned, config, lesson.tuning, device)
     peak_tuning = _peak(device)
-    reinforced = _reinforcing(speaker, flat, config, device)
+    reinforced = _reinforcing(speaker, learned, config, device)
+    peak_reinforcing = _peak(device)
+    _forget_peak(device)
     return Pace(
         sampling_s / generated,
         tuned,
@@ -105,8 +145,21 @@ def _measured(
         sum(each.verdict is not None and each.verdict.status == "correct" for each in flat) / len(flat),
         peak_sampling,
         peak_tuning,
-        _peak(device),
+        peak_reinforcing,
+        *((_reading(speaker, lesson.reading, device), _peak(device)) if lesson.reading else ()),
     )
+
+
+def _asked(speaker: Speaker, config: GRPOConfig, device: str) -> int:
+    """How many problems are asked: two operations a parameter and token."""
+    group = 2 * parameters_of(speaker) * config.num_generations * config.max_completion_length
+    return max(1, min(ASKED, int(OPERATIONS[device.partition(":")[0]] / group)))
+
+
+def _learned(speaker: Speaker, tokens: float, device: str) -> int:
+    """How many answers of so many tokens are learned from: six operations a parameter and token, two of a reference."""
+    most = int(OPERATIONS[device.partition(":")[0]] / (8 * parameters_of(speaker) * tokens))
+    return max(2 * ranks.size(), most)
 
 
 def _sampled(
@@ -114,13 +167,14 @@ def _sampled(
 ) -> tuple[list[Trajectory], float]:
     """Answers with an advantage, and the seconds that sampling and judging them took."""
 
-    def ask(problems: Sequence[Problem]) -> list[list[Trajectory]]:
-        return rollout(speaker, problems, config.sampling, config, stream=("pace",), verifier=verifier)
+    def ask(tokens: int) -> list[list[Trajectory]]:
+        sampling = config.sampling.model_copy(update={"max_completion_length": tokens})
+        return rollout(speaker, asked, sampling, config, stream=("pace",), verifier=verifier)
 
     with Verifier(isolation=isolation) as verifier:
-        ask(asked[:2])  # warms up what is made once
+        ask(min(8, config.max_completion_length))  # warms up what is made once
         begun = time.perf_counter()
-        groups = ask(asked)
+        groups = ask(config.max_completion_length)
         _finish(device)
         return [replace(each, advantage=1.0) for group in groups for each in group], time.perf_counter() - begun
 
@@ -129,18 +183,36 @@ def _tuning(speaker: Speaker, flat: Sequence[Trajectory], config: GRPOConfig, tu
     optimizer = adamw(speaker.model, lr=RATE, weight_decay=0.0, betas=(0.9, 0.95))
     student = Student(speaker, optimizer, tuning, device)
     found = _line(lambda part: _tune(student, part), flat, speaker, config, device)
-    _tune(student, _longest(flat, config)[:1])
+    _tune(student, _longest(flat, config)[: ranks.size()])
     return found
 
 
 def _reinforcing(speaker: Speaker, flat: Sequence[Trajectory], config: GRPOConfig, device: str) -> Line:
     apprentice = learner(speaker, config.model_copy(update={"learning_rate": RATE}), device)
     found = _line(lambda part: update(apprentice, part, 1), flat, speaker, config, device)
-    update(apprentice, _longest(flat, config)[:2], 1)
+    update(apprentice, _longest(flat, config)[: 2 * ranks.size()], 1)
     return found
 
 
+def _reading(speaker: Speaker, config: MidtrainConfig, device: str) -> Line:
+    """Steps of one window a rank, and of as many as a timed step may have."""
+    length, size = config.sequence_length, ranks.size()
+    most = min(config.batch_size, max(2, _learned(speaker, length, device) // size) * size)
+    few = min(most, size)
+    optimizer = adamw(speaker.model, lr=RATE, weight_decay=0.0, betas=(0.9, 0.95))
+    student = Student(speaker, optimizer, config, device)
+    windows = np.arange(most * length).reshape(most, length) % len(speaker.model.head)
+
+    def read(part: np.ndarray) -> None:
+        student.step(window_batches(ranks.mine(part), device, PASS_TOKENS), RATE)
+
+    read(windows[:few])
+    small_s, large_s = _seconds(read, windows[:few], device), _seconds(read, windows, device)
+    return _through(small_s, large_s, few * length, most * length)
+
+
 def _tune(student: Student, part: Sequence[Trajectory]) -> None:
+    part = ranks.mine(part)
     rows = [Row(each.id, "", "", render(each.problem.prompt, "chat"), each.completion.text, "") for each in part]
     tokenizer = student.speaker.tokenizer
     prompts = tokenizer.encode_batch([row.prompt for row in rows])
@@ -175,12 +247,18 @@ def _line(
     few = flat[: max(1, len(flat) // 4)]
     step(few)
     small_s, large_s = _seconds(step, few, device), _seconds(step, flat, device)
-    small, large = (_tokens(part, speaker, config) for part in (few, flat))
-    token_s = max(large_s - small_s, 0.0) / max(large - small, 1)
+    return _through(small_s, large_s, *(_tokens(part, speaker, config) for part in (few, flat)))
+
+
+def _through(small_s: float, large_s: float, small: int, large: int) -> Line:
+    """The line through the times of a small step and a large one, of so many tokens."""
+    if small == large:
+        return Line(small_s, 0.0)
+    token_s = max(large_s - small_s, 0.0) / (large - small)
     return Line(max(small_s - token_s * small, 0.0), token_s)
 
 
-def _seconds(step: Callable[[Sequence[Trajectory]], object], part: Sequence[Trajectory], device: str) -> float:
+def _seconds(step: Callable[[T], object], part: T, device: str) -> float:
     """The shorter time of two."""
     times = []
     for _ in range(2):

@@ -15,6 +15,7 @@ from data.sandbox import Isolation
 from data.verifiers import Verifier
 from model.tokenizer import Tokenizer
 from tasks.collect import ProblemsConfig, by_rule, drawn, read_own
+from tasks.midtrain import MidtrainConfig, text_windows
 from tasks.rewards import RewardWeights
 from tasks.rollout import Sampling, Speaker, rollout
 
@@ -73,6 +74,25 @@ def survey(name: str, config: ProblemsConfig, tokenizer: Tokenizer, template: Te
     golds = sum(gold_answer(each) is not None for _, each in located)
     told = [f"{each.where}: {gold_answer(each.problem)!r} is {each.verdict.status}" for each in refused]
     return Survey(name, problems, [len(prompt) for prompt in prompts], golds, told)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The tokens of text that are held out of a mid-training, and what is said of all of it."""
+
+    heldout: int
+    line: str
+
+
+def read_on(config: MidtrainConfig, tokenizer: Tokenizer) -> Reading:
+    """Read the text of a mid-training whole. Raises ValueError as that does."""
+    text, heldout = text_windows(config, tokenizer)
+    of_text = round(config.batch_size * config.text_share) * config.max_steps
+    return Reading(
+        int(heldout.size),
+        f"reads on for {config.max_steps} steps; {text.size:,} tokens of text, each read {of_text / len(text):.1f} "
+        f"times, and {heldout.size:,} held out",
+    )
 
 
 def answers(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
 from data.golds import gold_answer
 from flows.check import check
@@ -15,6 +18,7 @@ from flows.plan import plan
 from flows.recipe import Recipe, load
 from model.tokenizer import Tokenizer
 from tasks.survey import room, survey
+from tests.model.test_gguf import SIZES, write
 
 ROOT = Path(__file__).parents[2]
 SEEDED = '[base]\npath = "seed:base"\n[student]\npath = "seed:student"\n'
@@ -74,6 +78,56 @@ def test_a_base_answers_a_handful_and_faults_are_marked(recipe: Recipe) -> None:
     stages = [step.artifact.name for step in plan(recipe, Path("nowhere"))]
     assert [line.split()[0] for line, _ in lines[-len(stages) - 1 :]] == [*stages, "altogether"]
     assert text.count(" User:  result ? ") == 3  # the system's words, before each question as it is tokenised
+
+
+BEGINNER = """
+[student.initialise.architecture]
+model_type = "llama"
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 2
+num_attention_heads = 2
+max_position_embeddings = 2048
+"""
+
+
+def test_a_gguf_base_that_reads_on_and_a_beginner_are_converted_measured_and_forgotten(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf")
+    torch.manual_seed(0)
+    sizes = {**SIZES, "max_position_embeddings": 2048}
+    llama = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model("llama", **sizes))
+    write(tmp_path / "base.gguf", llama)
+    (tmp_path / "own.txt").write_text("\n\n".join(f"{n} and {n + 1} are numbers. " * 150 for n in range(99)))
+    text = '[base]\npath = "base.gguf"\n[base.midtrain]\npath = "own.txt"\nsequence_length = 64\n' + BEGINNER
+    assert recipe.file is not None
+    recipe.file.write_text(text + recipe.file.read_text().partition('"seed:student"\n')[2])
+    short = [f"{name}.max_completion_length=24" for name in ("zero", "reasoning", "alignment", "student_rl")]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    changed = load(str(recipe.file), short)
+    lines = list(check(changed, "cpu", processes=2))
+    assert [line for line, fault in lines if fault] == []
+    text = "\n".join(line for line, _ in lines)
+    assert "base.gguf: " in text
+    assert "\nbase: reads on for 300 steps; " in text
+    assert text.count(" on cpu in 2 processes, memory of the first: samples ") == 2
+    stages = {line.split()[0]: float(line.split()[1]) for line, _ in lines if line.startswith("  ") and " s" in line
+              and line.split()[1].replace(".", "").isdigit()}  # fmt: skip
+    assert {"base_untouched", "base", "student_base", "zero", "student_rl", "altogether"} <= set(stages)
+    assert stages["base"] > 6  # 60,000 documents alone
+    assert not any(temporary.iterdir())
+
+
+def test_too_little_text_to_read_on_is_a_fault(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("few words")
+    assert recipe.file is not None
+    lines = list(check(load(str(recipe.file), [f"base.midtrain.path={tmp_path / 'own.txt'}"]), "cpu"))
+    assert [line for line, fault in lines if fault] == [
+        "would fail: 1 documents are too few to hold out one in 20"
+    ]  # fmt: skip
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

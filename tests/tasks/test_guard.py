@@ -126,9 +126,11 @@ def test_without_one_of_the_rewards_nothing_is_told() -> None:
 def test_healthy_runs_of_the_miniature_are_none() -> None:
     stages: dict[str, Rows] = json.loads(HEALTHY.read_text(encoding="utf-8"))
     assert {name: len(rollouts) for name, rollouts in stages.items()} == {
-        "zero": 30, "dev2": 20, "dev2_without_language_reward": 20,
+        "zero": 30, "dev2": 20, "dev2_without_language_reward": 20, "r1": 20, "student_rl": 50,
     }  # fmt: skip
     assert [name for name, rollouts in stages.items() if first(rollouts)] == []
+    general = ["rewards/preference/mean" in row for row in stages["r1"]]
+    assert general == [False] * 10 + [True] * 10  # the last half of the rollouts asks general prompts, too
 
 
 # In a stage: the shipped student on problems that it cannot solve, so hot that it must find the form first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,26 @@ from data.records import Problem
 from data.sandbox import choose
 from flows.plan import plan
 from flows.recipe import Recipe, load
-from tasks.forecast import GATE_S, HEAVY_S, LIGHT_S, REPORT_S, Forecast, Forecaster, Supply
+from model import checkpoint
+from tasks.forecast import DOCUMENT_S, GATE_S, HEAVY_S, LIGHT_S, REPORT_S, Forecast, Forecaster, Supply
 from tasks.grpo import GRPOConfig
-from tasks.pace import Line, Pace, measure, memory_of, parts_of, shortage
+from tasks.midtrain import MidtrainConfig
+from tasks.pace import (
+    ASKED,
+    OPERATIONS,
+    Lesson,
+    Line,
+    Pace,
+    _asked,
+    _learned,
+    _through,
+    measure,
+    measured,
+    memory_of,
+    parameters_of,
+    parts_of,
+    shortage,
+)
 from tasks.rollout import Speaker
 from tasks.sft import SFTConfig
 
@@ -58,6 +76,49 @@ def test_a_student_has_its_own_pace_and_only_the_first_rl_waits_for_the_gate(tmp
     assert forecast(load("tiny"), tmp_path, base=fast)["zero"].seconds == HEAVY_S + GATE_S
 
 
+READING = """
+[base]
+path = "seed:base"
+[base.midtrain]
+max_steps = 3
+batch_size = 8
+sequence_length = 64
+documents = 5000
+[student]
+path = "seed:student"
+[direct]
+template = "zero"
+max_steps = 40
+prompts_per_step = 2
+num_generations = 4
+save_steps = 40
+[zero]
+max_steps = 40
+prompts_per_step = 2
+num_generations = 4
+max_completion_length = 100
+save_steps = 40
+"""
+
+
+def test_what_reads_on_takes_its_text_its_documents_and_answers_otherwise_after(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(READING)
+    recipe = load(str(tmp_path / "mine.toml"))
+    paces = {"base": replace(PACE, reading=Line(0.3, 0.006), bytes_reading=4)}
+    steps = plan(recipe, tmp_path)
+    told = Forecaster(paces, SUPPLIES, {"base": 900}, {"base_untouched": 12.5}).of(steps)
+    found = {each.name: each for each in told}
+    assert (found["base_untouched"].seconds, found["base_untouched"].peak) == (12.5, 0)
+    reading = 3 * 0.3 + 3 * 8 * 64 * 0.006 + 2 * 900 * 0.006 / 3 + 5000 * DOCUMENT_S
+    assert found["base"].seconds == pytest.approx(HEAVY_S + reading)
+    assert found["base"].peak == 4
+    learning = 40 * 0.25 + 320 * (30 + (28 + 42) / 2) * 0.004
+    assert found["zero"].seconds == pytest.approx(HEAVY_S + 320 * (28 + 42) / 2 * 0.001 + learning)
+    end = 0.42 * 192
+    learning = 40 * 0.25 + 320 * (30 + (20 + end) / 2) * 0.004
+    assert found["direct"].seconds == pytest.approx(HEAVY_S + GATE_S + 320 * (20 + end) / 2 * 0.001 + learning)
+
+
 def test_answers_grow_no_further_than_they_can_be_long_and_sifting_asks_every_problem(tmp_path: Path) -> None:
     recipe = load("tiny", ["difficulty.num_generations=8", "zero.max_steps=400"])
     found = forecast(recipe, tmp_path)
@@ -85,7 +146,8 @@ def test_a_device_that_is_too_small_is_told_with_each_part_and_what_would_fit() 
 
 def test_a_base_is_measured(small: Callable[..., Speaker], problems: Callable[..., list[Problem]]) -> None:
     config = GRPOConfig(template="zero", num_generations=4, max_completion_length=16)
-    found = measure(small(), problems(8), config, SFTConfig(mtp_lambda=0.0), "cpu", choose(allow_rlimit=True))
+    lesson = Lesson(config, SFTConfig(mtp_lambda=0.0))
+    found = measure(small(), problems(8), lesson, "cpu", choose(allow_rlimit=True))
     assert (found.answer, found.accuracy) == (16.0, 0.0)  # an untrained model never ends by itself
     assert 10 < found.prompt < 40
     assert 0 < found.sampled_token_s < 1
@@ -93,4 +155,42 @@ def test_a_base_is_measured(small: Callable[..., Speaker], problems: Callable[..
         assert line.step_s >= 0
         assert line.token_s >= 0
         assert 0 < line.seconds(1, 32 * (found.prompt + found.answer)) < 60
+    assert (found.reading, found.bytes_reading) == (Line(0.0, 0.0), 0)
     assert 0 < found.bytes_sampling <= found.bytes_tuning <= found.bytes_reinforcing < memory_of("cpu")
+
+
+def test_a_line_goes_through_its_two_steps() -> None:
+    assert _through(3.0, 7.0, 10, 50) == Line(2.0, 0.1)
+    assert _through(3.0, 2.0, 10, 50) == Line(3.0, 0.0)
+    assert _through(3.0, 2.0, 10, 10) == Line(3.0, 0.0)
+
+
+def test_a_large_model_is_timed_on_fewer_answers(
+    small: Callable[..., Speaker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speaker = small()
+    config = GRPOConfig(template="zero", num_generations=4, max_completion_length=16)
+    per_problem = 2 * parameters_of(speaker) * 4 * 16
+    assert _asked(speaker, config, "cpu") == ASKED
+    monkeypatch.setitem(OPERATIONS, "cpu", 3 * per_problem)
+    assert _asked(speaker, config, "cpu") == 3
+    monkeypatch.setitem(OPERATIONS, "cpu", 1)
+    assert (_asked(speaker, config, "cpu"), _learned(speaker, 50.0, "cpu")) == (1, 2)
+
+
+def test_two_processes_time_the_same_together(
+    small: Callable[..., Speaker], problems: Callable[..., list[Problem]], tmp_path: Path
+) -> None:
+    speaker = small()
+    checkpoint.save(tmp_path / "policy", speaker.model, speaker.tokenizer)
+    config = GRPOConfig(template="zero", num_generations=4, max_completion_length=8)
+    reading = MidtrainConfig(sequence_length=32, batch_size=3)
+    lesson = Lesson(config, SFTConfig(mtp_lambda=0.0), reading)
+    alone, together = (
+        measured(tmp_path / "policy", problems(4), lesson, "cpu", choose(allow_rlimit=True), processes)
+        for processes in (1, 2)
+    )
+    assert (together.prompt, together.answer, together.accuracy) == (alone.prompt, alone.answer, alone.accuracy)
+    for pace in (alone, together):
+        assert 0 < pace.reading.seconds(1, 96) < 60
+        assert 0 < pace.bytes_reading < memory_of("cpu")
