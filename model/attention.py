@@ -10,17 +10,15 @@ C latent rank (kv_lora_rank), Q query latent rank, K = C + R values cached per t
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ModelConfig
+from model.lean import SHORT, KeysAndValues, RotatedHeads, ShortAttention, is_lean
 
-SHORT, BLOCK = 512, 64  # longest sequence, and queries of one block, of the CPU's own attention
 LATENT_EPS = 1e-6  # the norms of both latents keep this, whatever rms_norm_eps says
 
 
@@ -93,7 +91,7 @@ def causal_attention(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTV: Tensor, scale: floa
     """softmax(scale q k^T, causal) v -> (B, H, T, V), by what is fastest where the tensors are."""
     if q_BHTX.device.type == "cpu" and q_BHTX.shape[2] <= SHORT:
         q, k, v = (x.flatten(0, 1) for x in (q_BHTX, k_BHTX, v_BHTV))
-        return _ShortAttention.apply(q, k, v, scale).unflatten(0, q_BHTX.shape[:2])
+        return ShortAttention.apply(q, k, v, scale).unflatten(0, q_BHTX.shape[:2])
     if q_BHTX.is_cuda and q_BHTX.dtype != torch.float32:
         with sdpa_kernel(
             [SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True
@@ -103,48 +101,6 @@ def causal_attention(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTV: Tensor, scale: floa
     wider = max(0, q_BHTX.shape[-1] - v_BHTV.shape[-1])
     out = F.scaled_dot_product_attention(q_BHTX, k_BHTX, F.pad(v_BHTV, (0, wider)), is_causal=True, scale=scale)
     return out[..., : v_BHTV.shape[-1]]
-
-
-class _ShortAttention(torch.autograd.Function):
-    """Causal attention in blocks of queries, each against the keys up to its end, with the weights kept.
-
-    On a CPU and for short sequences this takes half the time of the fused kernel. Z is batch x heads.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q_ZTX: Tensor, k_ZTX: Tensor, v_ZTV: Tensor, scale: float) -> Tensor:
-        """Queries and keys (Z, T, X), values (Z, T, V) -> (Z, T, V), Z over batch and heads; later tokens unseen."""
-        length = q_ZTX.shape[1]
-        future = q_ZTX.new_full((length, length), -math.inf).triu_(1)
-        out_ZTV = torch.empty_like(v_ZTV)
-        kept = []
-        for start, end in _blocks(length):
-            keys = k_ZTX[:, :end].transpose(1, 2)
-            scores = torch.baddbmm(future[start:end, :end], q_ZTX[:, start:end], keys, alpha=scale)
-            kept.append(scores.softmax(-1))
-            out_ZTV[:, start:end] = kept[-1] @ v_ZTV[:, :end]
-        ctx.save_for_backward(q_ZTX, k_ZTX, v_ZTV, *kept)
-        ctx.scale = scale
-        return out_ZTV
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_ZTV: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradient of the output (Z, T, V) -> those of queries, keys and values, from the kept weights."""
-        q, k, v, *kept = ctx.saved_tensors
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (start, end), weights in zip(_blocks(q.shape[1]), kept, strict=True):
-            grad = grad_ZTV[:, start:end]
-            grad_v[:, :end] += weights.transpose(1, 2) @ grad
-            grad_weights = grad @ v[:, :end].transpose(1, 2)
-            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-            grad_q[:, start:end] = grad_scores @ k[:, :end]
-            grad_k[:, :end] += grad_scores.transpose(1, 2) @ q[:, start:end]
-        return grad_q, grad_k, grad_v, None
-
-
-def _blocks(length: int) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
 
 
 class MLA(nn.Module):
@@ -175,8 +131,10 @@ class MLA(nn.Module):
             q = self.q_b_proj(_norm(self.q_a_proj(x_BTD), self.q_a_layernorm))
         else:
             q = self.q_proj(x_BTD)
-        q_BHTX = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        content, rotary = q_BHTX.split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], -1)
+        q_BTHX = q.unflatten(-1, (self.heads, -1))
+        if is_lean(q):
+            return RotatedHeads.apply(q_BTHX, rotation_TR, self.config.qk_nope_head_dim)
+        content, rotary = q_BTHX.transpose(1, 2).split([self.config.qk_nope_head_dim, self.config.qk_rope_head_dim], -1)
         return torch.cat([content, rotate(rotary, rotation_TR)], -1)
 
     def latents(self, x_BTD: Tensor, rotation_TR: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,9 +145,14 @@ class MLA(nn.Module):
 
     def attend(self, q_BHTX: Tensor, latent_BTC: Tensor, rotary_BTR: Tensor) -> Tensor:
         """Causal attention of queries (B, H, T, N + R) to the tokens of these latents -> (B, T, D)."""
-        expanded_BHTX = self.kv_b_proj(latent_BTC).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        content, v_BHTV = expanded_BHTX.split([self.config.qk_nope_head_dim, self.config.v_head_dim], -1)
-        k_BHTX = torch.cat([content, rotary_BTR[:, None].expand(-1, self.heads, -1, -1)], -1)
+        expanded_BTHX = self.kv_b_proj(latent_BTC).unflatten(-1, (self.heads, -1))
+        if is_lean(expanded_BTHX):
+            k_BHTX, v_BHTV = KeysAndValues.apply(expanded_BTHX, rotary_BTR, self.config.qk_nope_head_dim)
+        else:
+            content, v_BHTV = expanded_BTHX.transpose(1, 2).split(
+                [self.config.qk_nope_head_dim, self.config.v_head_dim], -1
+            )
+            k_BHTX = torch.cat([content, rotary_BTR[:, None].expand(-1, self.heads, -1, -1)], -1)
         out_BHTV = causal_attention(q_BHTX, k_BHTX, v_BHTV, self.scale)
         return self.o_proj(out_BHTV.transpose(1, 2).flatten(2))
 

@@ -173,7 +173,7 @@ class KernelFeedForward:
 
 def _feed_forward(block: Block) -> Callable[[Tensor], Tensor]:
     """By kernels where all experts are narrow enough to be read whole at every step, else the block's own."""
-    return KernelFeedForward(block) if _is_narrow(block) else lambda x: x + block.feed_forward(x)
+    return KernelFeedForward(block) if _is_narrow(block) else block.feed_forward
 
 
 def _is_narrow(block: Block) -> bool:

@@ -133,7 +133,7 @@ class Decoder:
             normed = block.input_layernorm(x)
             latents = block.self_attn.latents(normed, rotation)
             x = x + block.self_attn.attend(block.self_attn.queries(normed, rotation), *latents)
-            x = x + block.feed_forward(x)
+            x = block.feed_forward(x)
             kept.append(torch.cat(latents, -1))
         return torch.stack(kept), x
 
@@ -168,5 +168,5 @@ def _feed_forward(block: Block) -> Callable[[Tensor], Tensor]:
     if isinstance(block.mlp, MoE):
         experts = block.mlp.experts
         if not experts.narrow or experts.down_proj.dtype != torch.float32:
-            return lambda x: x + block.feed_forward(x)
+            return block.feed_forward
     return WideFeedForward(block.mlp, block.post_attention_layernorm).step

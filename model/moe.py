@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 
 from model.config import ModelConfig
 from model.draw import HAS_TRITON
+from model.lean import ExpertsLayer, is_lean, residual, swiglu
 
 WIDE_TOKENS = 128  # up to so many tokens, all experts in one product beat a product for each
 
@@ -28,7 +29,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(width, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
 
 
 class Gate(nn.Module):
@@ -123,6 +124,9 @@ class Experts(nn.Module):
         order = flat.argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         counts = _count(chosen_NA, self.down_proj.shape[0])
+        if is_lean(x_ND):
+            weights = self.gate_up_proj, self.down_proj
+            return ExpertsLayer.apply(x_ND, weights_NA, *weights, order, place, counts.tolist())
         if self._has_grouped_mm(x_ND):
             sorted_ND = _Moved.apply(x_ND, order, place, active)
             y_NAD = _Moved.apply(self._grouped_mm(sorted_ND, counts), place, order, 1).unflatten(0, (tokens, active))
@@ -252,7 +256,7 @@ class MoE(nn.Module):
         if routing is not None:
             routing.append(scores.unflatten(0, x_BTD.shape[:-1]))
         out = self.experts(x_ND, chosen, weights).view_as(x_BTD)
-        return out + self.shared_experts(x_BTD) if self.shared_experts else out
+        return residual(out, self.shared_experts(x_BTD)) if self.shared_experts else out
 
     @torch.no_grad()
     def _count(self, chosen_NA: Tensor, mask_BT: Tensor | None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from model.attention import MLA, Rope
 from model.config import ModelConfig
 from model.language import LanguageModel, TextScorer
+from model.lean import beside_norm, residual
 from model.moe import MLP, Experts, Gate, MoE
 
 
@@ -35,12 +36,14 @@ class Block(nn.Module):
         self, x: Tensor, rotation: Tensor, mask: Tensor | None = None, routing: list[Tensor] | None = None
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        x = x + self.self_attn(self.input_layernorm(x), rotation)
-        return x + self.feed_forward(x, mask, routing)
+        x, normed = beside_norm(x, self.input_layernorm)
+        x = residual(x, self.self_attn(normed, rotation))
+        return self.feed_forward(x, mask, routing)
 
     def feed_forward(self, x: Tensor, mask: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
-        normed = self.post_attention_layernorm(x)
-        return self.mlp(normed, mask, routing) if isinstance(self.mlp, MoE) else self.mlp(normed)
+        """Residual stream (B, T, D) before the feed-forward -> the same after it."""
+        x, normed = beside_norm(x, self.post_attention_layernorm)
+        return residual(x, self.mlp(normed, mask, routing) if isinstance(self.mlp, MoE) else self.mlp(normed))
 
 
 def _through(block: Block, x: Tensor, rotation: Tensor, mask: Tensor | None, routing: list[Tensor] | None) -> Tensor:
