@@ -12,10 +12,11 @@ from data.mixture import declared
 from data.prompts import ZERO_TEMPLATE
 from data.sets import composition, write_set
 from flows.chat import template_of
+from model.checkpoint import set_apart
 from tasks.card import card, model_card
 
 TRAINED = ("finetune", "reinforce")
-"""Stages whose checkpoints are made ready for use; a base stays as it is, since its digest is its identity."""
+"""Stages whose checkpoints are made ready for use; a base keeps its tokenizer and how it samples."""
 
 SAMPLED: dict[str, Json] = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
 
@@ -30,13 +31,14 @@ def export(artifact: Artifact, folder: Path) -> Path:
 
 
 def write_checkpoint(policy: Policy, folder: Path) -> Path:
-    """Copy a checkpoint, with its record and the metrics of its training.
+    """Copy a checkpoint, with its record and the metrics of its training; transformers loads it without a warning.
 
     One that was trained here asks by the template of its training, samples as it is measured (DeepSeek-R1:
     temperature 0.6, top-p 0.95), and has a card: figures, settings, and what it was made from.
     """
     with _new(folder) as beside:
         shutil.copytree(policy.checkpoint, beside, dirs_exist_ok=True)
+        set_apart(beside)
         if policy.done and policy.record()["stage"] in TRAINED:
             _make_usable(policy, beside)
         for told in (RECORD, METRICS):

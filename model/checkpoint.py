@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import adapter, foreign, fp8, ranks
@@ -35,6 +35,7 @@ Foreign = ForeignModel | ForeignReward
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _MULTI_TOKEN = "mtp.safetensors"
+KNOWN_LAYERS = 61  # of the main model, for which transformers passes over the multi-token layer
 
 
 def save(
@@ -338,6 +339,37 @@ def _files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise ValueError(f"no {name} in {folder}")
     return [folder / name for name in dict.fromkeys(names)]
+
+
+def set_apart(folder: str | Path) -> None:
+    """Move the multi-token layer of a folder into a file of its own, where transformers would warn of its tensors.
+
+    A folder of the official number of layers, of which it does not, or of another architecture stays as it is.
+    """
+    folder = Path(folder)
+    values = _read_config(folder)
+    if is_foreign(values):
+        return
+    config = ModelConfig.from_dict(values)
+    prefix = _multi_token_prefix(config)
+    apart: dict[str, Tensor] = {}
+    for file in [] if config.num_hidden_layers == KNOWN_LAYERS else _files(folder):
+        with safe_open(file, "pt") as opened:
+            if file.name == _MULTI_TOKEN or not any(name.startswith(prefix) for name in opened.keys()):  # noqa: SIM118
+                continue
+        tensors = load_file(file)
+        apart |= {name: tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        beside = file.with_name(file.name + ".partial")
+        save_file(tensors, beside, {"format": "pt"})
+        beside.replace(file)
+    if not apart:
+        return
+    save_file(apart, folder / _MULTI_TOKEN, {"format": "pt"})
+    if (folder / _INDEX).is_file():
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+        index["weight_map"] = {name: where for name, where in index["weight_map"].items() if name not in apart}
+        index["metadata"]["total_size"] -= sum(tensor.nbytes for tensor in apart.values())
+        _write_json(folder / _INDEX, index)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from data.lineage import Policy, read_json, write_json
 from data.prompts import render
 from flows.export import export
+from flows.recipe import SEEDS
+from model.checkpoint import load, official_tensors
 from model.tokenizer import Tokenizer
 from tasks.roles import fitted
 from tests.model.families import byte_tokenizer, make
@@ -30,6 +34,16 @@ for folder in sys.argv[1:]:
     how = model.generation_config
     print(json.dumps({"asked": ids["input_ids"][0].tolist(), "made": made.shape[1] - ids["input_ids"].shape[1],
                       "how": [how.do_sample, how.temperature, how.top_p]}))
+"""
+QUIET = """
+import sys, warnings, transformers
+warnings.simplefilter("always")
+transformers.utils.logging.disable_progress_bar()
+model, told = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], output_loading_info=True)
+tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
+print(*(kind for kind, names in told.items() if names))
+model.save_pretrained(sys.argv[2])
+tokenizer.save_pretrained(sys.argv[2])
 """
 FIGURE = {"value": 0.5, "low": 0.25, "high": 0.75}
 
@@ -105,3 +119,25 @@ def test_a_base_is_exported_as_it_is(runs: Path, tmp_path: Path) -> None:
         "record.json"
     }
     assert "do_sample" not in read_json(folder / "generation_config.json")
+
+
+def test_the_shipped_base_is_exported_so_that_transformers_does_not_warn_and_saves_what_loads_here(
+    runs: Path, tmp_path: Path
+) -> None:
+    base = record(runs, "adopt", "seed", {}, [])
+    shutil.copytree(SEEDS / "base", base.checkpoint)
+    folder, saved = export(base, tmp_path / "base"), tmp_path / "saved"
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, str(folder), str(saved)], capture_output=True, text=True, timeout=250
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+    shipped, again, theirs = (load(each)[0] for each in (SEEDS / "base", folder, saved))
+    assert shipped.has_multi_token
+    assert not theirs.has_multi_token
+    own = official_tensors(shipped)
+    assert official_tensors(again).keys() == own.keys()
+    for model in (again, theirs):
+        assert all(torch.equal(tensor, own[name]) for name, tensor in official_tensors(model).items())
+    assert sum(".layers.3." in name for name in own.keys() - official_tensors(theirs).keys()) == len(own) - len(
+        official_tensors(theirs)
+    )

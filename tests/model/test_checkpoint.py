@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -117,6 +118,33 @@ def test_a_folder_written_by_transformers_is_read_back(build, tokenizer, tmp_pat
     mine = model.state_dict()
     assert all(torch.equal(tensor, mine[name]) for name, tensor in again.state_dict().items())
     assert torch.equal(again(TOKENS), model(TOKENS))
+
+
+def test_a_layer_among_the_shards_is_set_apart(full, tokenizer, tmp_path):
+    """The layout of official folders, where the index lists the multi-token layer with the others."""
+    checkpoint.save(tmp_path / "ours", full, tokenizer, max_shard_bytes=50_000)
+    shutil.copytree(tmp_path / "ours", tmp_path / "whole")
+    index = json.loads((tmp_path / "whole" / "model.safetensors.index.json").read_text())
+    first = tmp_path / "whole" / min(index["weight_map"].values())
+    apart = load_file(tmp_path / "whole" / "mtp.safetensors")
+    save_file({**load_file(first), **apart}, tmp_path / "whole" / "new", {"format": "pt"})
+    (tmp_path / "whole" / "new").rename(first)
+    (tmp_path / "whole" / "mtp.safetensors").unlink()
+    index["weight_map"] |= dict.fromkeys(apart, first.name)
+    index["metadata"]["total_size"] += sum(tensor.nbytes for tensor in apart.values())
+    (tmp_path / "whole" / "model.safetensors.index.json").write_text(json.dumps(index))
+    for _ in range(2):
+        checkpoint.set_apart(tmp_path / "whole")
+        assert {file.name for file in (tmp_path / "whole").iterdir()} == {
+            file.name for file in (tmp_path / "ours").iterdir()
+        }
+        for file in (tmp_path / "ours").iterdir():
+            if file.suffix == ".safetensors":
+                one, other = load_file(file), load_file(tmp_path / "whole" / file.name)
+                assert one.keys() == other.keys()
+                assert all(torch.equal(one[name], other[name]) for name in one)
+            else:
+                assert file.read_bytes() == (tmp_path / "whole" / file.name).read_bytes()
 
 
 def quantised(folder, block=(128, 128)):
