@@ -56,7 +56,9 @@ def _json_lines(path: Path) -> Rows:
                 row = json.loads(text.decode("utf-8"))
             except UnicodeDecodeError as error:
                 raise ValueError(f"{where}: not UTF-8 at its byte {error.start}") from None
-            except (json.JSONDecodeError, RecursionError) as error:
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where}: not JSON from character {error.pos + 1} on: {error.msg}") from None
+            except RecursionError as error:
                 raise ValueError(f"{where}: not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: a JSON object is expected, got {type(row).__name__}")

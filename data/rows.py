@@ -71,6 +71,8 @@ def problem_in(
 
 def _text(row: Mapping[str, Any], name: str, where: str, default: str | None = None) -> str:
     value = row.get(name)
+    if value is None and default is None and name in row:
+        raise ValueError(f"{where}: '{name}' is empty")
     if value is None and default is None:
         raise ValueError(f"{where}: '{name}' is missing; there are {', '.join(map(str, row)) or 'no columns'}")
     value = default if value is None else value

@@ -7,6 +7,7 @@ from typing import Any
 
 from data import packages
 from data.records import Problem
+from data.text import divided, documents_in
 from flows.recipe import BaseConfig, Recipe
 from model import adapter, checkpoint, gguf
 from model.tokenizer import Tokenizer
@@ -25,6 +26,12 @@ def inspect(recipe: Recipe) -> None:
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(base.path)!r}: {error}") from None
     _inspect_adapters(recipe)
+    for name, reading in (("base", recipe.base.midtrain), ("student", recipe.student.midtrain)):
+        if reading and reading.path:
+            try:
+                divided(documents_in(reading.path, reading.column))
+            except ValueError as error:
+                raise ValueError(f"{name}.midtrain.path = {str(reading.path)!r}: {error}") from None
     if recipe.student.initialise:
         try:
             context = try_beginner(recipe.student.initialise)

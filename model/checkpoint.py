@@ -135,8 +135,9 @@ def inspect(folder: str | Path) -> int:
         raise ValueError("a reward model, which scores texts and writes none")
     if is_foreign(values):
         foreign.check_config(values)
-        _files(folder)
+        shapes = _shapes(folder)
         _check_tokenizer(Tokenizer.load(folder), values["vocab_size"])
+        foreign.check_shapes(folder, shapes)
         return foreign.context_of(values)
     told = ModelConfig.from_dict(values)
     shapes = _shapes(folder)

@@ -128,7 +128,10 @@ def check_config(values: Mapping[str, Any]) -> None:
 
 
 def built(values: Mapping[str, Any]) -> ForeignModel:
-    """A model of random float32 weights by a config.json. Raises ValueError for a field that its kind does not have."""
+    """A model of random float32 weights by a config.json.
+
+    Raises ValueError for a field that its kind does not have, or values of which no model can be made.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     check_config(values)
@@ -136,18 +139,43 @@ def built(values: Mapping[str, Any]) -> ForeignModel:
     known = AutoConfig.for_model(values["model_type"]).to_dict()
     if unknown := sorted(fields.keys() - known.keys()):
         raise ValueError(f"model_type {values['model_type']!r} has no field {unknown[0]!r}")
-    with quiet():
+    with quiet(), _telling(values["model_type"]):
         config = AutoConfig.for_model(values["model_type"], **fields)
         return ForeignModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
 
 
 def built_as(folder: Path) -> ForeignModel:
-    """A model of random weights by the config.json of a folder."""
+    """A model of random weights by the config.json of a folder. Raises ValueError where none can be made of it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with quiet():
+    with quiet(), _telling(folder.name):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         return ForeignModel(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def check_shapes(folder: Path, stored: Mapping[str, torch.Size]) -> None:
+    """Raise ValueError where the tensors of a folder are not of the model that its config.json tells.
+
+    Some kinds are stored under other names than they are loaded by, so that one that is missing is no fault yet.
+    """
+    with torch.device("meta"):
+        wanted = built_as(folder).inner.state_dict()
+    common = [name for name in wanted if name in stored]
+    if not common:
+        raise ValueError(f"its tensors ({min(stored, default='none')}, ...) are not those of its config.json")
+    for name in common:
+        if wanted[name].shape != stored[name]:
+            raise ValueError(f"tensor {name!r} must be {tuple(wanted[name].shape)}, got {tuple(stored[name])}")
+
+
+@contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """What transformers and torch have against a configuration, as one line; they raise it in many kinds."""
+    try:
+        yield
+    except Exception as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"no model can be made of this configuration ({what}): {told[-1].strip()}") from error
 
 
 def is_reward(values: Mapping[str, Any]) -> bool:

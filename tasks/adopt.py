@@ -34,8 +34,11 @@ def adopt(run: Run, source: Source) -> Summary:
     assert source.path is not None
     if digest_of(source.path) != source.digest:
         raise ValueError(f"{source.path} was changed while it was read")
+    try:
+        try_out(source.path)
+    except ValueError as error:
+        raise ValueError(f"{run.name}, from {source.path}: {error}") from None
     shutil.copytree(source.path, run.folder / "policy")
-    try_out(run.folder / "policy")
     for told in (RECORD, METRICS):
         if (run.folder / "policy" / told).is_file():
             (run.folder / "origin").mkdir(exist_ok=True)

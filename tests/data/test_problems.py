@@ -143,7 +143,7 @@ def test_parquet_and_saved_data_sets_are_read_with_renamed_columns(tmp_path: Pat
     ]
     assert read_problems(tmp_path / "sums", columns) == from_parquet
     polars.DataFrame({"question": ["a", "b"], "gold": ["1", None]}).write_parquet(tmp_path / "hole.parquet")
-    with pytest.raises(ValueError, match=r"hole\.parquet row 2: 'gold' is missing"):
+    with pytest.raises(ValueError, match=r"hole\.parquet row 2: 'gold' is empty"):
         read_problems(tmp_path / "hole.parquet", columns)
     DatasetDict({"train": Dataset.from_dict(rows)}).save_to_disk(str(tmp_path / "splits"))
     with pytest.raises(ValueError, match="splits: name the folder of one split out of train"):
@@ -157,6 +157,7 @@ GOOD = {"prompt": "1 + 1?", "solution": "2"}
     ("row", "message"),
     [
         ({"prompt": "x"}, "problems.jsonl line 3: 'solution' is missing"),
+        ({"prompt": "x", "solution": None}, "problems.jsonl line 3: 'solution' is empty"),
         ({"solution": "x"}, "problems.jsonl line 3: 'prompt' is missing"),
         ({"prompt": " ", "solution": "2"}, "line 3: 'prompt' must be text that is not empty, got ' '"),
         ({"prompt": "x", "solution": [1]}, "line 3: 'solution' must be text that is not empty, got [1]"),
@@ -180,7 +181,7 @@ GOOD = {"prompt": "1 + 1?", "solution": "2"}
         ({**GOOD, "verifier": "code"}, "line 3: 'solution' of a program must be a JSON list"),
         ({**GOOD, "verifier": "code", "solution": [{"input": "1"}]}, "line 3: 'solution' of a program must be a JSON"),
         ({**GOOD, "verifier": "helpful"}, "line 3: 'solution': a rubric has a 'kind' out of"),
-        ("{oops", "line 3: not JSON"),
+        ("{oops", "line 3: not JSON from character 2 on: "),
         ("[" * 100_000, "line 3: not JSON"),
         ("[1]", "line 3: a JSON object is expected, got list"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,66 @@ def test_a_base_that_cannot_be_taken_is_one_line(tmp_path: Path) -> None:
             looked_at(f"base.path={path}")
         assert str(caught.value).startswith(f"base.path = '{path}': ")
         assert "\n" not in str(caught.value)
+
+
+def test_weights_are_held_against_their_configuration(tmp_path: Path) -> None:
+    cut, shape, other = (base(tmp_path / name) for name in ("cut", "shape", "other"))
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    for folder, changes in ((shape, {"intermediate_size": 64}), (other, {"model_type": "gpt2", "n_positions": 193})):
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**values, **changes}))
+    for path, message in [
+        (cut, "is not a whole safetensors file: "),
+        (shape, r"tensor 'model.layers.0.mlp.gate_proj.weight' must be \(64, 32\), got \(48, 32\)"),
+        (other, r"its tensors \(model.embed_tokens.weight, ...\) are not those of its config.json"),
+    ]:
+        with pytest.raises(ValueError, match=message) as caught:
+            looked_at(f"base.path={path}")
+        assert str(caught.value).startswith(f"base.path = '{path}': ")
+        assert "\n" not in str(caught.value)
+
+
+READS = """
+[base]
+path = "seed:base"
+[base.midtrain]
+path = "own.txt"
+sequence_length = 64
+[student.initialise.architecture]
+model_type = "llama"
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 300
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("base.midtrain.sequence_length=513",
+         "base.path = '.*': its context of 512 tokens has no room for base.midtrain.sequence_length = 513"),
+        ("base.midtrain.path={here}/few.txt", "base.midtrain.path = '.*few.txt': 1 documents are too few to hold out"),
+        ("base.midtrain.path={here}/own.odt", "base.midtrain.path = '.*own.odt': own.odt: text comes as .txt, .jsonl"),
+        ("student.initialise.architecture.max_position_embeddings=100", "student.initialise: its context of 100 tok"),
+        ("student.initialise.architecture.depth=100", "student.initialise: model_type 'llama' has no field 'depth'"),
+        ("student.initialise.architecture.num_attention_heads=5",
+         r"student.initialise: no model can be made of this configuration \(llama\): .*32.* is not a multiple of"),
+        ("student.initialise.architecture.hidden_size=-32",
+         r"student.initialise: no model can be made of this configuration \(llama\): "),
+    ],
+)  # fmt: skip
+def test_what_reads_on_and_what_begins_are_looked_at(tmp_path: Path, change: str, message: str) -> None:
+    (tmp_path / "mine.toml").write_text(READS)
+    (tmp_path / "own.txt").write_text("\n\n".join(f"{number} is a number. " * 300 for number in range(99)))
+    (tmp_path / "few.txt").write_text("few words")
+    (tmp_path / "own.odt").write_text("words")
+    inspect(load(str(tmp_path / "mine.toml")))
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        inspect(load(str(tmp_path / "mine.toml"), [change.replace("{here}", str(tmp_path))]))
+    assert "\n" not in str(caught.value)
 
 
 def test_an_adapter_that_a_base_cannot_have_is_told_by_its_setting(tmp_path: Path) -> None:
