@@ -25,3 +25,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def lane(device: str) -> str:
+    """The name of what a device runs on, the same for all processes that see it.
+
+    `cuda` is the first GPU that a process sees; where `CUDA_VISIBLE_DEVICES` shows it some of them, in its order,
+    their own names count.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return device
+    index = int(number or 0)
+    seen = [each.strip() for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    return f"cuda-{seen[index] if index < len(seen) else index}"

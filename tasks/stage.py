@@ -44,7 +44,7 @@ from data.lineage import (
     sha256_of,
     write_json,
 )
-from data.lock import locked
+from data.lock import lane, locked
 from data.sandbox import Isolation, choose
 from tasks import resume
 from tasks.resume import State
@@ -409,7 +409,7 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
             with site.alone(artifact):
                 step.cached = site.take(artifact)
                 if not step.cached:
-                    with locked(now.runs / f".{now.device.replace(':', '-')}.lock") if heavy else nullcontext():
+                    with locked(now.runs / f".{lane(now.device)}.lock") if heavy else nullcontext():
                         _fill(step, body, given, now, now.launcher if heavy else Launcher())
         if step.cached:
             check(artifact)
