@@ -1,43 +1,38 @@
 """Trajectories and general rows -> a fine-tuning set, at any size (DeepSeek-R1, 2.3.1 and 2.3.3 of version 1).
 
 A build is declared: filters in order, the share of general rows or quotas by domain. It is done in passes
-over shards (`data.passes`), by several processes where there is much to do, and holds no more than a few shards
-at a time; of every row it holds the id and where it stands, no text. What comes out hangs neither on the shards
-nor on the order of the rows, to the byte: rows are taken by id, and drawn by a hash of it.
+over shards (`data.passes`), by several processes where there is much to do or on a cluster (`data.crew`), and nobody
+holds more than a few shards or a range of the rows' ids at a time (`data.places`). What comes out hangs neither on the
+shards nor on the order of the rows, to the byte: rows are taken by id, and drawn by a hash of it.
 
 A build that was stopped goes on with what it had not finished, from the folder that it works in.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import polars as pl
 from pydantic import Field, field_validator
 
-from data import filters, passes
+from data import filters, places
+from data.crew import Crew, Progress
 from data.filters import FilterConfig, name_of
-from data.lineage import Json, Settings, canonical, read_json, seed_of, write_json
-from data.mixture import GENERAL, check_met, domains_of, over_quota
-from data.passes import PLACES, ROW, TABLES, TRAJECTORY, Job
-from data.shards import SHARD_BYTES, Shard, read, shards_of
+from data.job import ROW, TRAJECTORY, Job
+from data.lineage import WHEN_SET, Json, Settings, canonical, read_json, write_json
+from data.mixture import GENERAL, OVER_QUOTA, Mixture, check_met
+from data.passes import TABLES
+from data.shards import SHARD_BYTES, Column, Shard, divided, files_of, rows_in
 from data.store import write_table
+from data.waterfall import BROKEN, IN, KEPT
 
 ROWS_OF_A_BUCKET: Final = 200_000
 MUCH: Final = 64 << 20
 """Bytes of input from which on several processes and machine code are worth their start."""
-
-OVER_QUOTA: Final = "over_quota"
-Progress = Callable[[int, int], None]
 
 
 def readable_filters() -> list[FilterConfig]:
@@ -77,6 +72,10 @@ class BuildConfig(Settings):
         {}, description="families of a domain; a family that stands in none is a domain itself"
     )
     on_short: Literal["stop", "go_on"] = Field("stop", description="where a domain has fewer rows than its quota")
+    on_broken: Literal["stop", "set_aside"] = Field(
+        "stop", description="where a row, shard or file is broken; `broken` lists what is set aside",
+        json_schema_extra=WHEN_SET,
+    )  # fmt: skip
     seed: int = 0
 
     @field_validator("filters")
@@ -115,6 +114,7 @@ class Built:
     dropped: int
     rows: int
     general: int
+    broken: int = 0
 
 
 def build(
@@ -124,46 +124,62 @@ def build(
     workspace: Path,
     *,
     workers: int | None = None,
+    cluster: str = "",
     shard_bytes: int = SHARD_BYTES,
     on_progress: Progress | None = None,
 ) -> Built:
-    """Write `rows`, `kept`, `dropped` and `waterfall` as Parquet into a folder.
+    """Write `rows`, `kept`, `dropped` and `waterfall` as Parquet into a folder, `broken` too where that is set aside.
 
-    `kept` and `dropped` hold the trajectories, by id, and by reason and id; `rows` what a model learns, shuffled.
+    `kept` and `dropped` hold the trajectories, by id, and by reason and id; `rows` what a model learns, shuffled;
+    `broken` the table, file and row of what cannot be read, and how many rows that are, null where nobody can tell.
     `workspace` is the folder to work in, on the same file system; what an earlier attempt at the same build left
     there is used, and it is removed in the end. `workers` are the processors when left out; small builds use none.
+    `cluster` is the address of a Ray cluster that does the work instead, all of whose nodes see these folders.
 
     Raises ValueError where an input is broken, says where, and leaves no table behind.
     """
-    job = _job(given, config, workspace, shard_bytes)
-    with _Crew(job, _workers(job, workers), on_progress) as crew:
-        crew.all("facts", range(len(job.trajectories)))
+    job, unread = _job(given, config, workspace, shard_bytes)
+    with Crew(job, workers, cluster, on_progress) as crew:
+        shards, general = range(len(job.trajectories)), range(len(job.trajectories), len(job.shards))
+        crew.all("broken", range(len(job.shards)) if job.set_aside else ())
+        crew.all("facts", shards)
         crew.all("suspects", range(job.buckets))
-        crew.all("looks", range(len(job.trajectories)))
+        crew.all("looks", shards)
         crew.all("prompts", range(job.buckets))
         crew.all("verdicts", range(job.buckets))
-        built, waterfall = _placed(job, config)
+        crew.all("names", general)
+        places.limit(job)
+        crew.all("ranks", range(job.buckets))
+        crew.all("lines", range(job.ranges))
+        broken = pl.concat([unread, *_broken(job)])
+        built, waterfall = _settled(job, config, broken)
         crew.all("dealt", range(len(job.shards)))
         crew.all("table", TABLES)
     for table in TABLES:
         job.file("table", table).replace(folder / f"{table}.parquet")
+    if job.set_aside:
+        write_table(folder / "broken.parquet", broken)
     write_table(folder / "waterfall.parquet", waterfall)
     shutil.rmtree(workspace)
     return built
 
 
-def _job(given: Input, config: BuildConfig, workspace: Path, shard_bytes: int) -> Job:
-    """Divide the work, and clear the workspace of what another build left."""
-    trajectories = tuple(shards_of(given.trajectories, TRAJECTORY, shard_bytes))
-    general = tuple(shards_of(given.general, ROW, shard_bytes))
+def _job(given: Input, config: BuildConfig, workspace: Path, shard_bytes: int) -> tuple[Job, pl.DataFrame]:
+    """Divide the work, and clear the workspace of what another build left; also the files that cannot be read."""
+    set_aside = config.on_broken == "set_aside"
+    trajectories, first = _shards("trajectories", given.trajectories, TRAJECTORY, shard_bytes, set_aside)
+    general, second = _shards("general", given.general, ROW, shard_bytes, set_aside)
     rows = sum(shard.rows for shard in trajectories)
     if not rows:
         raise ValueError(f"{given.trajectories}: no trajectory in it")
     if not given.evaluation and any(isinstance(each, filters.Contaminated) for each in config.filters):
         raise ValueError("contaminated: no evaluation problems to compare with; give some, or leave the filter out")
     many = sum(file.stat().st_size for file in {shard.file for shard in trajectories}) >= MUCH
-    buckets = -(-rows // ROWS_OF_A_BUCKET)
-    job = Job(workspace, tuple(config.filters), config.rewrite, trajectories, general, buckets, many)
+    job = Job(
+        workspace, tuple(config.filters), config.rewrite,
+        Mixture(config.seed, config.quotas, config.domains, config.max_rows), trajectories, general,
+        -(-rows // ROWS_OF_A_BUCKET), -(-sum(shard.rows for shard in general) // ROWS_OF_A_BUCKET), many, set_aside,
+    )  # fmt: skip
     plan = {"config": canonical(config), "shards": [_identity(shard) for shard in job.shards]}
     if not (workspace / "plan.json").is_file() or read_json(workspace / "plan.json") != plan:
         shutil.rmtree(workspace, ignore_errors=True)
@@ -171,7 +187,39 @@ def _job(given: Input, config: BuildConfig, workspace: Path, shard_bytes: int) -
         evaluation = pl.DataFrame({"text": list(given.evaluation)}, schema={"text": pl.String})
         write_table(workspace / "evaluation.parquet", evaluation)
         write_json(workspace / "plan.json", plan)
-    return job
+    return job, pl.concat([first, second])
+
+
+_BROKEN: Final = {"table": pl.String, "file": pl.String, "row": pl.Int64, "rows": pl.Int64, "what": pl.String}
+
+
+def _shards(
+    table: str, path: Path, columns: Mapping[str, Column], size: int, set_aside: bool
+) -> tuple[tuple[Shard, ...], pl.DataFrame]:
+    """The shards of a table, and its files that cannot be divided, where these are set aside."""
+    shards: list[Shard] = []
+    unread: list[dict[str, object]] = []
+    for file in files_of(path):
+        try:
+            shards += divided(file, columns, size)
+        except ValueError as error:
+            if not set_aside:
+                raise
+            unread.append({"table": table, "file": str(file), "rows": rows_in(file), "what": str(error)})
+    return tuple(shards), pl.DataFrame(unread, schema=_BROKEN)
+
+
+def _broken(job: Job) -> Iterator[pl.DataFrame]:
+    """The rows of each shard that are set aside."""
+    for number, shard in enumerate(job.shards if job.set_aside else ()):
+        found = pl.read_parquet(job.file("broken", number))
+        yield found.select(
+            table=pl.lit("trajectories" if number < len(job.trajectories) else "general"),
+            file=pl.lit(str(shard.file)),
+            row=pl.col("place").cast(pl.Int64) + shard.begin,
+            rows=pl.when(pl.col("place").is_null()).then(shard.rows).otherwise(1).cast(pl.Int64),
+            what="what",
+        )
 
 
 def _identity(shard: Shard) -> list[Json]:
@@ -179,133 +227,49 @@ def _identity(shard: Shard) -> list[Json]:
     return [str(shard.file), found.st_size, found.st_mtime_ns, shard.first, shard.last]
 
 
-def _workers(job: Job, wanted: int | None) -> int:
-    if wanted is None:
-        return len(os.sched_getaffinity(0)) if job.many else 0
-    return wanted
-
-
-class _Crew:
-    """Runs a pass on all shards or buckets: in this process, or in several."""
-
-    def __init__(self, job: Job, workers: int, on_progress: Progress | None) -> None:
-        self._job, self._on_progress = job, on_progress
-        self._pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers else None
-        self._done, self._total = 0, 2 * len(job.trajectories) + 3 * job.buckets + len(job.shards) + len(TABLES)
-
-    def __enter__(self) -> _Crew:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-
-    def all(self, name: str, items: Sequence[int] | Sequence[str]) -> None:
-        """Run a pass on what has not been done yet. The first error stops it."""
-        for _ in self._made(name, items):
-            self._done += 1
-            if self._on_progress:
-                self._on_progress(self._done, self._total)
-
-    def _made(self, name: str, items: Sequence[int] | Sequence[str]) -> Iterator[None]:
-        if self._pool is None:
-            for item in items:
-                passes.make(self._job, name, item)
-                yield
-            return
-        todo = [item for item in items if not passes.done(self._job, name, item)]
-        yield from [None] * (len(items) - len(todo))
-        try:
-            for each in as_completed([self._pool.submit(passes.make, self._job, name, item) for item in todo]):
-                yield each.result()
-        except BrokenProcessPool:
-            raise ValueError(f"a process of the build was killed while it made {name}; too little memory?") from None
-
-
-def _placed(job: Job, config: BuildConfig) -> tuple[Built, pl.DataFrame]:
-    """Decide which rows go where, and write down their places in each table; returns counts and the waterfall."""
-    ledger = pl.concat([pl.read_parquet(job.file("verdicts", bucket)) for bucket in range(job.buckets)]).sort("id")
-    doubled = ledger["id"].filter(ledger["id"].is_duplicated())
-    if len(doubled):
-        raise ValueError(f"{len(doubled)} rows share their id with another, for example {doubled[0]!r}")
-    ledger = _reasoned(_capped(ledger, job, config), config)
-    kept, dropped = ledger.filter(pl.col("reason").is_null()), ledger.filter(pl.col("reason").is_not_null())
-    if kept.is_empty():
-        raise ValueError(_nothing_left(ledger))
-    have = dict(kept["domain"].value_counts().iter_rows())
-    general = _general(job, len(kept), have.get(GENERAL, 0), config)
-    have[GENERAL] = have.get(GENERAL, 0) + len(general)
+def _settled(job: Job, config: BuildConfig, broken: pl.DataFrame) -> tuple[Built, pl.DataFrame]:
+    """Count what came out and say where each row goes; returns counts and the waterfall."""
+    ranks = places.Ranks(job)
+    if ranks.doubled:
+        raise ValueError(f"{len(ranks.doubled)} rows share their id with another, for example {ranks.doubled[0]!r}")
+    unread = int(broken.filter(pl.col("table") == "trajectories")["rows"].sum())
+    total = sum(ranks.rows(fired) for fired in range(job.kept + 1))
+    if not ranks.kept:
+        raise ValueError(_nothing_left(ranks, total, unread))
+    have = dict(ranks.domains)
+    general = _general(job, ranks.kept, have.get(GENERAL, 0), config)
+    have[GENERAL] = have.get(GENERAL, 0) + general
     if config.on_short == "stop":
         check_met(have, config.quotas)
-    rows = _shuffled(pl.concat([kept.select("shard", "place"), general.select("shard", "place")]), config.seed)
-    places = pl.concat(
-        [
-            kept.select("shard", "place", "reason", "detail").with_row_index("kept_at"),
-            dropped.sort("fired", "id").select("shard", "place", "reason", "detail").with_row_index("dropped_at"),
-            general.select("shard", "place"),
-        ],
-        how="diagonal",
-    ).join(rows, on=["shard", "place"], how="left")
-    places.sort("shard", "place").write_parquet(job.workspace / PLACES, row_group_size=20_000)
-    waterfall = filters.waterfall(ledger, dropped, kept, config.filters)
-    return Built(len(ledger), len(kept), len(dropped), len(rows), len(general)), waterfall
+    places.lay_out(job, ranks, general)
+    reasons = {str(reason): ranks.rows(fired) for fired, reason in enumerate(job.reasons[: job.kept])}
+    if not reasons[OVER_QUOTA]:
+        del reasons[OVER_QUOTA]
+    first = {BROKEN: unread} if job.set_aside else {}
+    steps = [(IN, total + unread), *first.items(), *reasons.items(), (KEPT, ranks.kept)]
+    waterfall = pl.DataFrame(steps, schema={"reason": pl.String, "rows": pl.Int64}, orient="row")
+    return Built(total + unread, ranks.kept, total - ranks.kept, ranks.kept + general, general, unread), waterfall
 
 
-def _capped(ledger: pl.DataFrame, job: Job, config: BuildConfig) -> pl.DataFrame:
-    """Drop what is over `max_rows` or a domain's quota, drawn by a hash of the seed and the id."""
-    ledger = ledger.with_columns(domains_of(ledger, config.domains))
-    left = ledger.filter(pl.col("fired") == job.kept)
-    over = over_quota(left, config.quotas, config.seed)
-    if config.max_rows:
-        order = sorted(set(left["id"]) - over.keys(), key=lambda id_: seed_of(config.seed, "quota", id_))
-        over |= dict.fromkeys(order[config.max_rows :], str(config.max_rows))
-    if not over:
-        return ledger
-    found = pl.DataFrame({"id": list(over), "why": list(over.values())})
-    why = pl.col("why")
+def _nothing_left(ranks: places.Ranks, total: int, unread: int) -> str:
+    if not total:
+        return f"no whole trajectory in it; {unread} are broken"
+    most, number = ranks.most()
     return (
-        ledger.join(found, on="id", how="left", maintain_order="left")
-        .with_columns(
-            pl.when(why.is_not_null()).then(job.kept - 1).otherwise("fired").alias("fired"),
-            pl.coalesce(why, "detail").alias("detail"),
-        )
-        .drop("why")
+        f"the filters leave no row of {total}; most were dropped as {most!r} ({number}), the last one as "
+        f"{ranks.last()!r}"
     )
 
 
-def _reasoned(ledger: pl.DataFrame, config: BuildConfig) -> pl.DataFrame:
-    reasons = pl.Series("reason", [*map(name_of, config.filters), OVER_QUOTA, None], pl.String)
-    return ledger.with_columns(reasons.gather(ledger["fired"]))
-
-
-def _nothing_left(ledger: pl.DataFrame) -> str:
-    most, number = ledger["reason"].value_counts(sort=True).row(0)
-    last = ledger.sort("fired", "id")["reason"][-1]
-    return (
-        f"the filters leave no row of {len(ledger)}; most were dropped as {most!r} ({number}), the last one as {last!r}"
-    )
-
-
-def _general(job: Job, reasoning: int, sampled: int, config: BuildConfig) -> pl.DataFrame:
-    """Where the general rows stand that the quota asks for beside those `sampled`, or the share: the first by id."""
-    wanted = round(reasoning * config.general_share / (1 - config.general_share))
-    ids = [
-        read(shard, ROW, ["id"]).with_row_index("place").with_columns(shard=pl.lit(number, pl.Int32))
-        for number, shard in enumerate(job.general, len(job.trajectories))
-    ]
-    found = pl.concat(ids) if ids else pl.DataFrame(schema={"place": pl.UInt32, "id": pl.String, "shard": pl.Int32})
+def _general(job: Job, reasoning: int, sampled: int, config: BuildConfig) -> int:
+    """How many general rows the quota asks for beside those `sampled`, or the share."""
+    there = sum(places.rows_of(job, "names", number) for number in range(len(job.trajectories), len(job.shards)))
     if GENERAL in config.quotas:
-        return found.sort("id").head(max(0, config.quotas[GENERAL] - sampled))
-    if wanted > len(found):
+        return min(there, max(0, config.quotas[GENERAL] - sampled))
+    wanted = round(reasoning * config.general_share / (1 - config.general_share))
+    if wanted > there:
         raise ValueError(
             f"general_share = {config.general_share} of {reasoning} reasoning rows asks for {wanted} general "
-            f"rows, and there are {len(found)}: raise general.rows or lower general_share"
+            f"rows, and there are {there}: raise general.rows or lower general_share"
         )
-    return found.sort("id").head(wanted)
-
-
-def _shuffled(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Give rows their places in the set."""
-    order = list(range(len(rows)))
-    random.Random(seed_of(seed, "shuffle")).shuffle(order)
-    return rows[order].with_row_index("rows_at")
+    return wanted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import polars as pl
@@ -16,22 +17,26 @@ PAPER: Final = {"math": 395_285, "code": 211_129, "stem": 10_124, "logic": 10_39
 """The paper's own set, 804,745 rows, as `quotas`."""
 
 
-def domains_of(ledger: pl.DataFrame, domains: Mapping[str, Sequence[str]]) -> pl.Series:
-    """The domain of each row: the one whose families hold its own, else its family's name."""
-    names = {family: domain for domain, families in domains.items() for family in families}
-    return ledger["family"].replace(names).rename("domain")
+OVER_QUOTA: Final = "over_quota"
 
 
-def over_quota(left: pl.DataFrame, quotas: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Why each row goes that is one too many of its domain, by id: drawn by a hash of the seed and the id.
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What a build declares of how many rows it takes: `quotas` of domains, `domains` by their families, at most
+    `max_rows` of all, each 0 or empty for no such limit; drawn by a hash of `seed` and the id."""
 
-    `left` has the columns `id` and `domain`. Rows of a domain without a quota all stay.
-    """
-    over: dict[str, str] = {}
-    for domain, most in quotas.items():
-        ids = sorted(left["id"].filter(left["domain"] == domain), key=lambda id_: seed_of(seed, "quota", id_))
-        over |= dict.fromkeys(ids[most:], f"{domain}: {most}")
-    return over
+    seed: int
+    quotas: Mapping[str, int]
+    domains: Mapping[str, Sequence[str]]
+    max_rows: int
+
+    def drawn(self, rows: pl.DataFrame, left: pl.Series) -> list[pl.Series]:
+        """The `domain` of each row, that of its family, and the `draw` of those `left`: the least are taken first."""
+        names = {family: domain for domain, families in self.domains.items() for family in families}
+        asked = left if self.quotas or self.max_rows else pl.repeat(False, len(rows), dtype=pl.Boolean, eager=True)
+        pairs = zip(rows["id"], asked, strict=True)
+        draws = [seed_of(self.seed, "quota", id_) if is_asked else None for id_, is_asked in pairs]
+        return [rows["family"].replace(names).rename("domain"), pl.Series("draw", draws, pl.UInt64)]
 
 
 def check_met(have: Mapping[str, int], quotas: Mapping[str, int]) -> None:

@@ -1,10 +1,12 @@
 """The passes of a build: each is a function from one shard or one bucket of problems to one file.
 
+    inspect   shard  -> broken     rows that cannot be read, where these are set aside
     scan      shard  -> facts      the row filters' reasons; what group filters must know of each row
     suspect   bucket -> suspects   rows whose texts a group filter must see once more
     look      shard  -> looks      what it sees there
     sift      bucket -> prompts    near duplicates among prompts with the same numerals
     judge     bucket -> verdicts   every row's reason, null for those that stay
+              ...                  which of these stay under a quota, and where (`data.places`)
     deal      shard  -> dealt      rows of each table to come, by the bin that they will stand in
     serve     table  -> a Parquet file, bin after bin
 
@@ -16,11 +18,7 @@ killed build stopped. No pass holds more than a shard, a bucket or a bin.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,106 +26,40 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.filters import (
-    Contaminated,
-    Context,
-    FilterConfig,
-    GroupFilter,
-    NearDuplicatePrompt,
-    Repetition,
-    with_language,
-)
+from data import job as jobs
+from data import places
+from data.filters import Contaminated, GroupFilter, Repetition, with_language
 from data.filters.kinds import KEPT_FACTS
+from data.job import ROW, TRAJECTORY, Job, Pass, context, general
 from data.language import consistency
 from data.prompts import ASSISTANT, BEGIN, TAGS, USER
-from data.records import Row
-from data.scan import measured, taken_apart
-from data.shards import Column, Shard, read
+from data.scan import measured
+from data.shards import faults
 from data.world.graded import GRADED
 from data.world.rewrite import summary, translate
 
-TRAJECTORY: Final[Mapping[str, Column]] = {
-    **dict.fromkeys(("id", "problem_id", "family", "language", "prompt", "completion"), Column("text", nullable=False)),
-    "tokens": Column("whole", nullable=False),
-    **dict.fromkeys(("verifier", "finish", "verdict", "reason_detail"), Column("text")),
-    **dict.fromkeys(("thinking", "answer"), Column("text", optional=True)),
-    "well_formed": Column("truth", optional=True),
-    "consistency": Column("number", optional=True),
-}
-"""Columns that a build reads of a trajectory; others are carried along. A table without `thinking` holds completions in
-the chat template, which are taken apart here."""
-
-ROW: Final[Mapping[str, Column]] = dict.fromkeys(Row.__dataclass_fields__, Column("text", nullable=False))
 BIN: Final = 4096  # rows of a row group of what comes out
 TABLES: Final = ("kept", "dropped", "rows")
 UNLIKE: Final = frozenset(("id", "prompt", "completion", "thinking", "answer"))  # columns without a dictionary
-PLACES: Final = "places.parquet"
 AT: Final = "at"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What every pass of one build is told."""
-
-    workspace: Path
-    filters: tuple[FilterConfig, ...]
-    rewrite: bool
-    trajectories: tuple[Shard, ...]
-    general: tuple[Shard, ...]
-    buckets: int
-    many: bool
-
-    def file(self, name: str, number: int | str) -> Path:
-        """Where a pass writes what it makes of a shard, bucket or table."""
-        return self.workspace / (f"{name}-{number}" if name == "dealt" else f"{name}-{number}.parquet")
-
-    @property
-    def kept(self) -> int:
-        """What stands for a row's filter where none fires; the number before it is for what is over a quota."""
-        return len(self.filters) + 1
-
-    @property
-    def shards(self) -> tuple[Shard, ...]:
-        """Those of the trajectories, then those of the general rows."""
-        return self.trajectories + self.general
-
-
-Pass = Callable[[Job, Any, Path], None]
-
-
-def done(job: Job, name: str, item: int | str) -> bool:
-    """Whether a pass has made its file of a shard, bucket or table."""
-    return job.file(name, item).exists()
-
-
-def make(job: Job, name: str, item: int | str) -> None:
-    """Run a pass on one shard, bucket or table, unless its file is there."""
-    if done(job, name, item):
-        return
-    path = job.file(name, item)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        PASSES[name](job, item, beside)
-        beside.replace(path)
-    except BaseException:
-        shutil.rmtree(beside) if beside.is_dir() else beside.unlink(missing_ok=True)
-        raise
-
-
-@cache
-def _context(workspace: Path) -> Context:
-    return Context(pl.read_parquet(workspace / "evaluation.parquet")["text"].to_list())
+def inspect(job: Job, number: int, path: Path) -> None:
+    """Find the rows of a shard that are broken: (place, what), the place null where all are."""
+    shard = job.shards[number]
+    found = faults(shard, TRAJECTORY) if number < len(job.trajectories) else faults(shard, ROW, list(ROW))
+    found.write_parquet(path)
 
 
 def _trajectories(job: Job, number: int) -> pl.DataFrame:
-    frame = taken_apart(read(job.trajectories[number], TRAJECTORY))
+    frame = jobs.trajectories(job, number)
     return rewritten(frame) if job.rewrite else frame
 
 
 def _measured(job: Job, frame: pl.DataFrame) -> pl.DataFrame:
     run = next((each.ngram for each in job.filters if isinstance(each, Contaminated)), 10)
     gram = next((each.ngram for each in job.filters if isinstance(each, Repetition)), 8)
-    return measured(frame, tuple(_context(job.workspace).evaluation), run, gram)
+    return measured(frame, tuple(context(job.workspace).evaluation), run, gram)
 
 
 def rewritten(frame: pl.DataFrame) -> pl.DataFrame:
@@ -159,7 +91,7 @@ def scan(job: Job, number: int, path: Path) -> None:
 
     `fired` is the filter's place in the declared order, `Job.kept` where none fires.
     """
-    alive = _trajectories(job, number).with_row_index("place")
+    alive = _trajectories(job, number)
     facts = alive.select("place", *KEPT_FACTS)
     fired = alive.select("place", pl.lit(job.kept, pl.Int32).alias("fired"), pl.lit(None, pl.String).alias("detail"))
     for order, each in enumerate(job.filters):
@@ -169,7 +101,7 @@ def scan(job: Job, number: int, path: Path) -> None:
             columns = pl.DataFrame([alive["place"], *each.facts(alive)])
             facts = facts.join(columns, on="place", how="left", maintain_order="left")
             continue
-        details = each.details(alive, _context(job.workspace))
+        details = each.details(alive, context(job.workspace))
         hits = details.is_not_null()
         found = pl.DataFrame([alive["place"].filter(hits), details.filter(hits)])
         found = found.with_columns(pl.lit(order, pl.Int32).alias("fired"))
@@ -188,15 +120,11 @@ def _gathered(job: Job, name: str, bucket: int) -> pl.DataFrame:
     return pl.concat(found)
 
 
-def _group_filters(job: Job) -> Iterator[tuple[int, GroupFilter]]:
-    return ((order, each) for order, each in enumerate(job.filters) if isinstance(each, GroupFilter))
-
-
 def suspect(job: Job, bucket: int, path: Path) -> None:
     """Name the rows of a bucket whose texts group filters must see again."""
     facts = _gathered(job, "facts", bucket)
     marks = pl.repeat(False, len(facts), dtype=pl.Boolean, eager=True)
-    for order, each in _group_filters(job):
+    for order, each in job.groups():
         alive = facts["fired"] > order
         suspects = each.suspects(facts.filter(alive))
         if suspects is not None:
@@ -208,12 +136,12 @@ def suspect(job: Job, bucket: int, path: Path) -> None:
 def look(job: Job, number: int, path: Path) -> None:
     """See the suspects of a shard again."""
     files = [job.file("suspects", bucket) for bucket in range(job.buckets)]
-    places = pl.concat([pl.read_parquet(file).filter(pl.col("shard") == number) for file in files])["place"].sort()
-    if places.is_empty():
+    again = pl.concat([pl.read_parquet(file).filter(pl.col("shard") == number) for file in files])["place"]
+    if again.is_empty():
         frame = pl.DataFrame(schema=dict.fromkeys(TRAJECTORY, pl.String) | {"place": pl.UInt32})
     else:
-        frame = _trajectories(job, number).with_row_index("place")[places]
-    looks = [column for _, each in _group_filters(job) for column in each.looks(frame, job.many)]
+        frame = _trajectories(job, number).filter(pl.col("place").is_in(again.implode()))
+    looks = [column for _, each in job.groups() for column in each.looks(frame, job.many)]
     pl.DataFrame(
         [
             pl.Series("shard", [number], pl.Int32).new_from_index(0, len(frame)),
@@ -224,15 +152,9 @@ def look(job: Job, number: int, path: Path) -> None:
     ).write_parquet(path, compression="lz4")
 
 
-def _across(job: Job) -> tuple[int, NearDuplicatePrompt] | None:
-    return next(
-        ((order, each) for order, each in enumerate(job.filters) if isinstance(each, NearDuplicatePrompt)), None
-    )
-
-
 def sift(job: Job, bucket: int, path: Path) -> None:
     """Find near duplicates among the prompts that share their numerals, of all problems with a row left."""
-    across = _across(job)
+    across = job.across()
     if across is None:
         pl.DataFrame(schema={"problem_id": pl.String, "partner": pl.String}).write_parquet(path)
         return
@@ -253,7 +175,7 @@ def judge(job: Job, bucket: int, path: Path) -> None:
     partners = pl.concat(pl.read_parquet(job.file("prompts", number)) for number in range(job.buckets))
     facts = facts.join(looks, on=["shard", "place"], how="left").join(partners, on="problem_id", how="left")
     facts = facts.sort("id", "shard", "place")
-    for order, each in _group_filters(job):
+    for order, each in job.groups():
         alive = facts["fired"] > order
         details = each.details(facts.filter(alive))
         hits = details.is_not_null()
@@ -261,14 +183,16 @@ def judge(job: Job, bucket: int, path: Path) -> None:
         if len(rows):
             fired, detail = facts["fired"].scatter(rows, order), facts["detail"].scatter(rows, details.filter(hits))
             facts = facts.with_columns(fired.alias("fired"), detail.alias("detail"))
-    facts.select(*KEPT_FACTS, "shard", "place", "fired", "detail").write_parquet(path)
+    drawn = job.mixture.drawn(facts, facts["fired"] == job.kept)
+    columns = [*KEPT_FACTS, "shard", "place", "fired", "detail"]
+    facts.with_columns(drawn).select(*columns, "domain", "draw").write_parquet(path, row_group_size=20_000)
 
 
 def deal(job: Job, number: int, path: Path) -> None:
     """Lay the rows of a shard out for the tables that they go into: a folder with a file for each table."""
-    places = pl.scan_parquet(job.workspace / PLACES).filter(pl.col("shard") == number).drop("shard").collect()
+    stand = places.placed(job, number)
     if number < len(job.trajectories):
-        frame = _trajectories(job, number).with_row_index("place").join(places, on="place", maintain_order="left")
+        frame = _trajectories(job, number).join(stand, on="place", maintain_order="left")
         frame = frame.drop("place")
         kept = frame.filter(pl.col("kept_at").is_not_null()).drop("reason", "detail", "dropped_at")
         tables = {
@@ -277,8 +201,8 @@ def deal(job: Job, number: int, path: Path) -> None:
             "rows": as_rows(kept),
         }
     else:
-        frame = read(job.general[number - len(job.trajectories)], ROW, list(ROW)).with_row_index("place")
-        tables = {"rows": frame.join(places, on="place", maintain_order="left").select(*ROW, "rows_at")}
+        frame = general(job, number)
+        tables = {"rows": frame.join(stand, on="place", maintain_order="left").select(*ROW, "rows_at")}
     path.mkdir()
     for name, table in tables.items():
         placed = table.filter(pl.col(f"{name}_at").is_not_null()).sort(f"{name}_at").rename({f"{name}_at": AT})
@@ -358,12 +282,21 @@ class _Dealt:
 
 
 PASSES: Final[Mapping[str, Pass]] = {
+    "broken": inspect,
     "facts": scan,
     "suspects": suspect,
     "looks": look,
     "prompts": sift,
     "verdicts": judge,
+    "names": places.count,
+    "ranks": places.rank,
+    "lines": places.line_up,
     "dealt": deal,
     "table": serve,
 }
 """Each pass by the name of what it writes."""
+
+
+def make(job: Job, name: str, item: int | str) -> None:
+    """Run a pass on one shard, bucket or table, unless its file is there."""
+    jobs.made(job, name, item, PASSES[name])

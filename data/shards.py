@@ -6,7 +6,7 @@ wrong is said with the file, the place in it and what is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -63,10 +63,11 @@ def files_of(path: Path) -> list[Path]:
 def shards_of(path: Path, columns: Mapping[str, Column], size: int = SHARD_BYTES) -> list[Shard]:
     """Divide a table into shards of about `size` bytes. Raises ValueError for a file that is not whole or lacks
     one of `columns`."""
-    return [shard for file in files_of(path) for shard in _divided(file, columns, size)]
+    return [shard for file in files_of(path) for shard in divided(file, columns, size)]
 
 
-def _divided(file: Path, columns: Mapping[str, Column], size: int) -> list[Shard]:
+def divided(file: Path, columns: Mapping[str, Column], size: int = SHARD_BYTES) -> list[Shard]:
+    """Divide a file into shards. Raises ValueError as `shards_of`."""
     try:
         metadata = pq.read_metadata(file)
         schema = pq.read_schema(file)
@@ -83,6 +84,14 @@ def _divided(file: Path, columns: Mapping[str, Column], size: int) -> list[Shard
     return [shard for shard in shards if shard.rows]
 
 
+def rows_in(file: Path) -> int | None:
+    """How many rows a file has by its footer; None where that cannot be read."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError):
+        return None
+
+
 def _check(file: Path, schema: pa.Schema, columns: Mapping[str, Column]) -> None:
     missing = [name for name, column in columns.items() if name not in schema.names and not column.optional]
     if missing:
@@ -96,35 +105,60 @@ def _check(file: Path, schema: pa.Schema, columns: Mapping[str, Column]) -> None
             raise ValueError(f"{file}: column {name} must be {said}, and it is {kind}")
 
 
-def read(shard: Shard, columns: Mapping[str, Column], only: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read a shard, or some columns of it. Raises ValueError where its bytes are damaged, a text is no UTF-8, or a
-    row lacks what none may lack, with the row's number in the file."""
-    try:
-        with pq.ParquetFile(shard.file) as file:
-            table = file.read_row_groups(range(shard.first, shard.last), columns=only, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{shard}: damaged: {str(error).splitlines()[0]}") from None
+def read(
+    shard: Shard, columns: Mapping[str, Column], only: Sequence[str] | None = None, places: Sequence[int] | None = None
+) -> pl.DataFrame:
+    """Read a shard, or some columns of it, or the rows at some places. Raises ValueError where its bytes are damaged, a
+    text is no UTF-8, or a row lacks what none may lack, with the row's number in the file."""
+    table = _table(shard, only) if places is None or len(places) else _nothing(shard, only)
+    if places is not None and len(places) < len(table):
+        table = table.take(pa.array(places, pa.int64()))
     for name in table.column_names:
-        _check_values(shard, name, table[name], columns.get(name, Column("text")))
+        for row, what in _faults(name, table[name], columns.get(name, Column("text"))):
+            raise ValueError(f"{shard.file} row {shard.begin + row}: {what}")
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
-def _check_values(shard: Shard, name: str, values: pa.ChunkedArray, column: Column) -> None:
+def faults(shard: Shard, columns: Mapping[str, Column], only: Sequence[str] | None = None) -> pl.DataFrame:
+    """(place, what) of each row that `read` would refuse, the first reason of each; the place is null where the whole
+    shard cannot be read."""
+    found: dict[int | None, str] = {}
+    try:
+        table = _table(shard, only)
+        for name in table.column_names:
+            for row, what in _faults(name, table[name], columns.get(name, Column("text"))):
+                found.setdefault(row, what)
+    except ValueError as error:
+        found = {None: str(error)}
+    schema = {"place": pl.UInt32, "what": pl.String}
+    return pl.DataFrame({"place": [*found], "what": [*found.values()]}, schema=schema).sort("place")
+
+
+def _table(shard: Shard, only: Sequence[str] | None) -> pa.Table:
+    try:
+        with pq.ParquetFile(shard.file) as file:
+            return file.read_row_groups(range(shard.first, shard.last), columns=only, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{shard}: damaged: {str(error).splitlines()[0]}") from None
+
+
+def _nothing(shard: Shard, only: Sequence[str] | None) -> pa.Table:
+    table = pq.read_schema(shard.file).empty_table()
+    return table.select(only) if only else table
+
+
+def _faults(name: str, values: pa.ChunkedArray, column: Column) -> Iterator[tuple[int, str]]:
+    """(row, what is wrong) of a column."""
     if values.null_count and not column.nullable:
-        row = shard.begin + values.is_null().to_pylist().index(True)
-        raise ValueError(f"{shard.file} row {row}: {name} is missing")
+        lacking = values.is_null().to_pylist()
+        yield from ((row, f"{name} is missing") for row, is_null in enumerate(lacking) if is_null)
     try:
         values.validate(full=True)
     except pa.ArrowInvalid:
-        row = shard.begin + _first_invalid(values)
-        raise ValueError(f"{shard.file} row {row}: {name} is no UTF-8") from None
-
-
-def _first_invalid(values: pa.ChunkedArray) -> int:
-    raw = values.cast(pa.large_binary()).to_pylist()
-    return next(place for place, each in enumerate(raw) if each is not None and not _is_text(each))
+        raw = values.cast(pa.large_binary()).to_pylist()
+        yield from ((row, f"{name} is no UTF-8") for row, each in enumerate(raw) if each and not _is_text(each))
 
 
 def _is_text(raw: bytes) -> bool:

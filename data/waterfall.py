@@ -15,7 +15,7 @@ import polars as pl
 from data.mixture import domain_in_sql
 from data.store import read_table
 
-IN, KEPT = "in", "kept"
+IN, BROKEN, KEPT = "in", "broken", "kept"
 NO_DOMAINS: Final[Mapping[str, Sequence[str]]] = {}
 _COUNTS: Final = """
     SELECT reason, {domain} AS domain, language, count(*) AS rows, sum(tokens) AS tokens FROM (
@@ -37,7 +37,8 @@ def breakdown(folder: Path, domains: Mapping[str, Sequence[str]] = NO_DOMAINS) -
     what was "kept", in this order.
 
     `domains` are the build's own, by their families; a family in none is a domain itself. A share is of all
-    rows that came in. A filter that took nothing has one row with null for domain and language.
+    rows that came in. A filter that took nothing has one row with null for domain and language; so have the rows that
+    were set aside as broken, of which nobody knows them.
     """
     files = {name: str(folder / f"{name}.parquet") for name in ("kept", "dropped")}
     with duckdb.connect(":memory:") as connection:
@@ -46,6 +47,10 @@ def breakdown(folder: Path, domains: Mapping[str, Sequence[str]] = NO_DOMAINS) -
         ).fetchall()
     schema = {"reason": pl.String, "domain": pl.String, "language": pl.String, "rows": pl.Int64, "tokens": pl.Int64}
     counts = pl.DataFrame(found, schema, orient="row")
+    unread = read_table(folder / "waterfall.parquet").filter(pl.col("reason") == BROKEN, pl.col("rows") > 0)
+    nobody = pl.lit(None, pl.String)
+    unread = unread.with_columns(domain=nobody, language=nobody, tokens=pl.lit(0, pl.Int64)).select(*schema)
+    counts = pl.concat([counts, unread])
     came = counts.group_by("domain", "language").agg(pl.sum("rows", "tokens")).with_columns(reason=pl.lit(IN))
     order = read_table(folder / "waterfall.parquet").select("reason").with_row_index("place")
     every = pl.concat([came.select(*schema), counts])

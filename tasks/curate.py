@@ -10,14 +10,22 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from pydantic import Field
+
 from data.build import BuildConfig, Input, build
-from data.lineage import RESUME, Table
+from data.lineage import PLACE, RESUME, Table
 from tasks.collect import problems_of
 from tasks.stage import Run, Summary, stage
 
 
 class CurateConfig(BuildConfig):
     """One build of a fine-tuning set."""
+
+    cluster: str = Field(
+        "",
+        description="Ray cluster that does the passes, as in host:6379; empty: this machine",
+        json_schema_extra=PLACE,
+    )
 
 
 @stage(version=5, makes=Table)
@@ -31,5 +39,6 @@ def curate(run: Run, trajectories: Table, general: Table, heldout: Table, config
         general.folder / "rows.parquet",
         [text for problem in problems_of(heldout) for text in (problem.prompt, problem.solution)],
     )
-    built = build(given, config, run.folder, run.folder / RESUME / "build", on_progress=run.progress)
+    workspace = run.folder / RESUME / "build"
+    built = build(given, config, run.folder, workspace, cluster=config.cluster, on_progress=run.progress)
     return asdict(built)

@@ -21,6 +21,7 @@ HEAVY = {
     "polars": {"data", "tasks", "flows"},
     "duckdb": {"data"},
     "fasttext": {"data"},
+    "ray": {"data/cluster.py"},
     "prefect": {"tasks/stage.py", "flows"},
     "mlflow": {"tasks/tracking.py"},
 }

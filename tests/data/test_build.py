@@ -25,6 +25,7 @@ from data.filters import Context, FilterConfig, NearDuplicate, NearDuplicateProm
 from data.mixture import PAPER
 from data.prompts import parse, render, written
 from data.scan import taken_apart
+from data.waterfall import breakdown
 
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("id", "problem_id", "family", "language", "prompt", "verifier", "completion"), pl.String),
@@ -209,7 +210,7 @@ def test_a_stopped_build_goes_on_without_doing_anything_twice(made: Make, monkey
         except KeyboardInterrupt:
             stops += 1
     assert stops == 4
-    assert len(ran) == len(set(ran)) == 4 + 1 + 4 + 1 + 1 + 8 + 3
+    assert len(ran) == len(set(ran)) == 4 + 1 + 4 + 1 + 1 + 4 + 1 + 1 + 8 + 3
     assert found == whole
 
 
@@ -282,14 +283,95 @@ def test_what_is_broken_is_named_with_its_place(made: Make) -> None:
     holed = frame.with_columns(pl.when(pl.col("id") == "p0/3").then(None).otherwise("prompt").alias("prompt"))
     breaks("null", "001.parquet row 3: prompt is missing", lambda file: holed.write_parquet(file))
 
-    def garble(file: Path) -> None:
-        table = pq.read_table(file)
-        raw = table["thinking"].cast(pa.large_binary()).to_pylist()
-        raw[5] = b"so \xff\xfe"
-        column = pa.array(raw, pa.large_binary()).view(pa.large_string())
-        pq.write_table(table.set_column(table.schema.get_field_index("thinking"), "thinking", column), file)
+    breaks("garbled", "001.parquet row 5: thinking is no UTF-8", lambda file: garbled(file, "thinking", 5))
 
-    breaks("garbled", "001.parquet row 5: thinking is no UTF-8", garble)
+
+def garbled(file: Path, column: str, row: int) -> None:
+    """Put bytes that are no UTF-8 into a file."""
+    table = pq.read_table(file)
+    raw = table[column].cast(pa.large_binary()).to_pylist()
+    raw[row] = b"so \xff\xfe"
+    found = pa.array(raw, pa.large_binary()).view(pa.large_string())
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, found), file)
+
+
+def broken_input(made: Make, name: str) -> tuple[Path, Input, list[str]]:
+    """Five files of 60 rows, of which only three rows fewer than 120 can be read; and the ids of these."""
+    frame = trajectories()
+    folder, given = made(frame, files=5, name=name)
+    files = sorted(given.trajectories.iterdir())
+    os.truncate(files[0], 500)
+    frame[60:120].drop("prompt").write_parquet(files[1])
+    frame[120:180].cast({"tokens": pl.String}).write_parquet(files[2])
+    part = frame[180:240]
+    holes = pl.when(pl.col("id").is_in([part["id"][3], part["id"][7]])).then(None).otherwise("prompt").alias("prompt")
+    part.with_columns(holes).write_parquet(files[3])
+    garbled(files[4], "thinking", 5)
+    garbled(sorted(given.general.iterdir())[0], "completion", 2)
+    lost = {part["id"][3], part["id"][7], frame["id"][245]}
+    return folder, given, [id_ for id_ in frame["id"][180:] if id_ not in lost]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_broken_can_be_set_aside(made: Make, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
+    folder, given, whole = broken_input(made, "broken")
+    if many:
+        monkeypatch.setattr("data.build.MUCH", 1)
+    config = CONFIG.model_copy(update={"on_broken": "set_aside", "max_rows": 0})
+    built = build(given, config, folder / "out", folder / "work", workers=0, shard_bytes=1)
+    kept, dropped, rows, broken, waterfall = (
+        pl.read_parquet(folder / "out" / f"{name}.parquet")
+        for name in ("kept", "dropped", "rows", "broken", "waterfall")
+    )
+    assert sorted([*kept["id"], *dropped["id"]]) == sorted(whole)
+    assert "general/002" not in set(rows["id"])
+    assert built.broken == 60 + 60 + 2 + 1
+    assert built.trajectories == 120 + 120
+    assert waterfall.rows()[:2] == [("in", 240), ("broken", 123)]
+    found = broken.with_columns(pl.col("file").str.split("/").list.last(), pl.col("what").str.split(": ").list.last())
+    assert found.filter(pl.col("row").is_not_null()).rows() == [
+        ("trajectories", "003.parquet", 3, 1, "prompt is missing"),
+        ("trajectories", "003.parquet", 7, 1, "prompt is missing"),
+        ("trajectories", "004.parquet", 5, 1, "thinking is no UTF-8"),
+        ("general", "000.parquet", 2, 1, "completion is no UTF-8"),
+    ]
+    assert found.filter(pl.col("row").is_null()).select("file", "rows").rows() == [
+        ("000.parquet", None), ("001.parquet", 60), ("002.parquet", 60),
+    ]  # fmt: skip
+    table = breakdown(folder / "out")
+    assert table.filter(reason="in")["rows"].sum() == 240
+    assert table.filter(reason="broken").select("rows", "domain").rows() == [(123, None)]
+
+
+def test_what_is_set_aside_leaves_the_rest_as_it_would_be(made: Make) -> None:
+    folder, given, whole = broken_input(made, "broken")
+    config = CONFIG.model_copy(update={"on_broken": "set_aside"})
+    found = run(folder, given, config)
+    again, given, _ = broken_input(made, "again")
+    assert found == {**run(again, given, config, workers=2, shard_bytes=1), "broken.parquet": found["broken.parquet"]}
+    only, given = made(trajectories().filter(pl.col("id").is_in(whole)), name="only")
+    rest = general().filter(pl.col("id") != "general/002")
+    rest.write_parquet(given.general / "000.parquet")
+    expected = run(only, given, CONFIG)
+    assert {name: found[name] for name in ("kept.parquet", "dropped.parquet", "rows.parquet")} == {
+        name: expected[name] for name in ("kept.parquet", "dropped.parquet", "rows.parquet")
+    }
+
+
+def test_a_shard_whose_bytes_are_damaged_is_set_aside(made: Make) -> None:
+    folder, given = made(trajectories(), files=2, name="damaged")
+    file = given.trajectories / "001.parquet"
+    raw = bytearray(file.read_bytes())
+    raw[100:2000] = bytes(1900)
+    file.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"001\.parquet rows 0 to 150: damaged"):
+        run(folder, given)
+    config = CONFIG.model_copy(update={"on_broken": "set_aside", "max_rows": 0})
+    built = build(given, config, folder / "out", folder / "work")
+    assert (built.trajectories, built.broken, built.kept + built.dropped) == (300, 150, 150)
+    given.trajectories.joinpath("000.parquet").unlink()
+    with pytest.raises(ValueError, match="no whole trajectory in it; 150 are broken"):
+        build(given, config, folder / "out", folder / "other")
 
 
 def test_ids_have_to_be_unique(made: Make) -> None:

@@ -76,7 +76,8 @@ def test_rows_are_joined_in_the_declared_proportion(
     assert (sources.count("trajectory"), sources.count("writers")) == (30, 10)
     assert sources != sorted(sources)
     assert sources != sorted(sources, reverse=True)
-    assert made.record()["summary"] == {"trajectories": 40, "kept": 30, "dropped": 10, "rows": 40, "general": 10}
+    assert made.record()["summary"] == {"trajectories": 40, "kept": 30, "dropped": 10, "rows": 40, "general": 10,
+                                        "broken": 0}  # fmt: skip
     assert {row.id for row in rows if row.source == "writers"} == {f"general/{i:06}" for i in range(10)}
     waterfall = read_table(made.folder / "waterfall.parquet")
     assert waterfall.rows() == [("in", 40), ("verdict", 10), ("kept", 30)]
@@ -97,7 +98,14 @@ def test_what_is_over_the_quota_is_dropped_with_its_reason(
     build: Callable[..., Table], problems: Callable[..., list[Problem]]
 ) -> None:
     made = build(trajectories(problems(40), wrong=10), RIGHT.model_copy(update={"max_rows": 12}))
-    assert made.record()["summary"] == {"trajectories": 40, "kept": 12, "dropped": 28, "rows": 16, "general": 4}
+    assert made.record()["summary"] == {
+        "trajectories": 40,
+        "kept": 12,
+        "dropped": 28,
+        "rows": 16,
+        "general": 4,
+        "broken": 0,
+    }
     dropped = read_table(made.folder / "dropped.parquet")
     assert dropped.group_by("reason", "detail").len().sort("len").rows() == [
         ("verdict", "wrong", 10),
