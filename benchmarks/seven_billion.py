@@ -30,7 +30,8 @@ from tasks.rollout import Speaker, rollout
 QWEN: dict[str, Any] = {
     "model_type": "qwen2", "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944,
     "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 32_768,
-    "rope_theta": 1e6, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "use_sliding_window": False,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False, "use_sliding_window": False,
 }  # fmt: skip
 ROWS, TOKENS = 16, 2048
 GIB = 2**30
