@@ -162,8 +162,9 @@ def fastest(folder: Path, asked: Sequence[Problem], where: str, size: Size, name
     return min(found, key=lambda name: found[name])
 
 
-def step(names: Sequence[str], tiny: bool, rounds: int = 5) -> None:
+def step(names: Sequence[str], tiny: bool) -> None:
     """Pair the steps, the first of each left out."""
+    rounds = 1 if tiny else 5
     where, size = "cuda" if torch.cuda.is_available() else "cpu", TINY if tiny else WHOLE
     asked = problems(size.prompts * (rounds + 1))
     with tempfile.TemporaryDirectory() as place:

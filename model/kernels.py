@@ -354,28 +354,36 @@ def draw(logits_QV: Tensor, chance_Q: Tensor, greedy: bool) -> tuple[Tensor, Ten
 
 
 @triton.jit
-def _logprobs_kernel(logits_ptr, target_ptr, out_ptr, norm_ptr, size, inverse, CHUNK: tl.constexpr):
+def _logprobs_kernel(logits_ptr, target_ptr, out_ptr, norm_ptr, entropy_ptr, size, inverse, CHUNK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     logits_ptr += row * size
     at = tl.arange(0, CHUNK)
-    most, mass = float("-inf"), 0.0
+    most, mass, weighed = float("-inf"), 0.0, 0.0  # the sums of exp(x - most), and of that times x - most
     for start in range(0, size, CHUNK):
-        logits = tl.load(logits_ptr + start + at, mask=start + at < size, other=float("-inf")).to(tl.float32) * inverse
+        inside = start + at < size
+        logits = tl.load(logits_ptr + start + at, mask=inside, other=float("-inf")).to(tl.float32) * inverse
         higher = tl.maximum(most, tl.max(logits, 0))
-        mass = mass * tl.exp(most - higher) + tl.sum(tl.exp(logits - higher), 0)
+        before = tl.exp(most - higher)
+        below = tl.where(inside, logits - higher, 0.0)
+        share = tl.where(inside, tl.exp(below), 0.0)
+        weighed = tl.where(mass > 0, before * (weighed + (most - higher) * mass), 0.0) + tl.sum(share * below, 0)
+        mass = mass * before + tl.sum(share, 0)
         most = higher
     norm = most + tl.log(mass)
+    tl.store(entropy_ptr + row, tl.log(mass) - weighed / mass)
     own = tl.load(logits_ptr + tl.load(target_ptr + row)).to(tl.float32) * inverse
     tl.store(out_ptr + row, own - norm)
     tl.store(norm_ptr + row, norm)
 
 
-def logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float, out_N: Tensor, norm_N: Tensor) -> None:
-    """Write log softmax(logits / temperature) at the targets, and the logarithm of its normaliser."""
+def logprobs(
+    logits_NV: Tensor, targets_N: Tensor, temperature: float, out_N: Tensor, norm_N: Tensor, entropy_N: Tensor
+) -> None:
+    """Write log softmax(logits / temperature) at the targets, the logarithm of its normaliser, and its entropy."""
     rows, size = logits_NV.shape
     if rows:
         _logprobs_kernel[(rows,)](
-            logits_NV, targets_N.contiguous(), out_N, norm_N, size, 1 / temperature, CHUNK=CHUNK, num_warps=8
+            logits_NV, targets_N.contiguous(), out_N, norm_N, entropy_N, size, 1 / temperature, CHUNK=CHUNK, num_warps=8
         )
 
 

@@ -33,8 +33,9 @@ def token_logprobs(
     Logits exist for `chunk` tokens at a time; where all of them would be large, the backward pass computes
     them again.
     """
-    if hidden_ND.is_cuda and HAS_TRITON and not entropy:
-        return _KernelLogprobs.apply(hidden_ND, head_VD, targets_N, temperature), None
+    if hidden_ND.is_cuda and HAS_TRITON:
+        values, spread = _KernelLogprobs.apply(hidden_ND, head_VD, targets_N, temperature)
+        return values, spread if entropy else None
     return _TokenLogprobs.apply(hidden_ND, head_VD, targets_N, temperature, chunk, entropy)
 
 
@@ -42,23 +43,26 @@ class _KernelLogprobs(torch.autograd.Function):
     """The same where there are kernels: logits stay in the type of the product, and are read once each way."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        """(N, D), (V, D) and (N,) to log-probabilities (N,), float32."""
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """(N, D), (V, D) and (N,) to log-probabilities and entropies (N,), float32."""
         from model import kernels
 
         kind = _product_type(hidden)
         hidden_, head_ = hidden.to(kind), head.to(kind)
         result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        norm = torch.empty_like(result)
+        norm, entropy = torch.empty_like(result), torch.empty_like(result)
         for part in _parts(len(targets), KERNEL_CHUNK):
-            kernels.logprobs(hidden_[part] @ head_.t(), targets[part], temperature, result[part], norm[part])
+            kernels.logprobs(
+                hidden_[part] @ head_.t(), targets[part], temperature, result[part], norm[part], entropy[part]
+            )
         ctx.save_for_backward(hidden, head, targets, norm)
         ctx.temperature, ctx.kind = temperature, kind
-        return result
+        ctx.mark_non_differentiable(entropy)
+        return result, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient (N,) to those of hidden (N, D) and head (V, D); the logits are computed again."""
         from model import kernels
 

@@ -126,10 +126,13 @@ def test_log_probabilities_by_kernels_equal_the_plain_formula(dtype, tolerance):
     hidden = torch.randn(3000, 64, device="cuda", dtype=dtype, requires_grad=True)
     head = (torch.randn(500, 64, device="cuda") * 0.2).to(dtype).requires_grad_()
     targets, weight = torch.randint(0, 500, (3000,), device="cuda"), torch.randn(3000, device="cuda")
-    own = token_logprobs(hidden, head, targets, temperature=0.7)[0]
-    logits = hidden.double() @ head.double().t() / 0.7
-    expected = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    own, entropy = token_logprobs(hidden, head, targets, temperature=0.7, entropy=True)
+    every = (hidden.double() @ head.double().t() / 0.7).log_softmax(-1)
+    expected = every.gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(own.double(), expected, atol=tolerance * 10, rtol=tolerance)
+    spread = -(every.exp() * every).sum(-1)
+    torch.testing.assert_close(entropy.double(), spread, atol=tolerance * 10, rtol=tolerance)
+    assert not entropy.requires_grad
     for one, other in zip(
         torch.autograd.grad((own * weight).sum(), [hidden, head]),
         torch.autograd.grad((expected * weight).sum(), [hidden, head]),
