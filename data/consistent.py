@@ -19,15 +19,15 @@ from numba import njit
 from data.language import EVIDENCE, FLOOR, OPENERS, PARTICLES, PRIOR, WINDOW, Consistency, common_english, plain_english
 from data.odds import MOST, PENDING, Odds, hide, likeliest, probability, slot_of
 from data.prose import (
+    ASIDES,
     BEGIN,
     BREAK,
     CAPITAL,
     END,
     HAN,
-    KANA,
     LATIN,
-    ODD,
     SCRIPT,
+    STRANGE,
     STRETCH,
     UNITS,
     WRITTEN,
@@ -114,11 +114,13 @@ def _measured(  # type: ignore[no-untyped-def]
             continue
         state[row] = OPEN
         script = own[row]
-        number = prose(data, offsets[row], offsets[row + 1], points, marks)
-        if _is_odd(points, number, marks):
+        number, seen = prose(data, offsets[row], offsets[row + 1], points, marks)
+        if seen & STRANGE and _is_strange(points, number, marks):
             continue
         bare[:number] = points[:number]
-        left, aside = without_asides(bare, number, marks, script, inside)
+        left, aside = number, 0
+        if seen & ASIDES:
+            left, aside = without_asides(bare, number, marks, script, inside)
         count = find_words(bare, left, marks, words)
         _name_kinds(bare, words, count, kinds, known, kinds_of, marks)
         own_words, neutral = _neutral(bare, words, count, kinds, marks, script)
@@ -144,10 +146,9 @@ def _measured(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _is_odd(points, number, marks):  # type: ignore[no-untyped-def]
-    for at in range(number):
-        script = marks[points[at]] & SCRIPT
-        if script in (KANA, ODD):
+def _is_strange(points, number, marks):  # type: ignore[no-untyped-def]
+    for at in range(number):  # noqa: SIM110
+        if marks[points[at]] & STRANGE:
             return True
     return False
 

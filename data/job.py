@@ -105,9 +105,10 @@ def context(workspace: Path) -> Context:
     return Context(pl.read_parquet(workspace / "evaluation.parquet")["text"].to_list())
 
 
-def trajectories(job: Job, number: int) -> pl.DataFrame:
-    """A shard of trajectories in parts, with the `place` of each row."""
-    return taken_apart(_placed(job, number, TRAJECTORY))
+def trajectories(job: Job, number: int, only: pl.Series | None = None) -> pl.DataFrame:
+    """A shard of trajectories in parts, with the `place` of each row, or those at some places."""
+    frame = _placed(job, number, TRAJECTORY)
+    return taken_apart(frame if only is None else frame.filter(pl.col("place").is_in(only.implode())))
 
 
 def general(job: Job, number: int) -> pl.DataFrame:

@@ -102,9 +102,9 @@ _FORMULAS = re.compile(
 )
 _TAGS = re.compile(r"</?[A-Za-z][^<>\n]{0,80}>|<｜[^<>\n]{0,40}｜>")
 _LINKS = re.compile(r"https?://[!-~]+")
-_BRACKETS: Final = ("()", "[]", "（）", "“”", "「」", "『』", "《》", "«»", '""')
+BRACKETS: Final = ("()", "[]", "（）", "“”", "「」", "『』", "《》", "«»", '""')
 _ASIDES: Final = {
-    name: re.compile("|".join(rf"\{a}[^\{a}\{b}\n{chars}]{{1,{ASIDE}}}\{b}" for a, b in _BRACKETS))
+    name: re.compile("|".join(rf"\{a}[^\{a}\{b}\n{chars}]{{1,{ASIDE}}}\{b}" for a, b in BRACKETS))
     for name, chars in _SCRIPTS.items()
 }
 BREAKS: Final = re.compile(r"[,;:，；：、()（）\"“”\n]")

@@ -51,8 +51,8 @@ def inspect(job: Job, number: int, path: Path) -> None:
     found.write_parquet(path)
 
 
-def _trajectories(job: Job, number: int) -> pl.DataFrame:
-    frame = jobs.trajectories(job, number)
+def _trajectories(job: Job, number: int, only: pl.Series | None = None) -> pl.DataFrame:
+    frame = jobs.trajectories(job, number, only)
     return rewritten(frame) if job.rewrite else frame
 
 
@@ -140,7 +140,7 @@ def look(job: Job, number: int, path: Path) -> None:
     if again.is_empty():
         frame = pl.DataFrame(schema=dict.fromkeys(TRAJECTORY, pl.String) | {"place": pl.UInt32})
     else:
-        frame = _trajectories(job, number).filter(pl.col("place").is_in(again.implode()))
+        frame = _trajectories(job, number, again)
     looks = [column for _, each in job.groups() for column in each.looks(frame, job.many)]
     pl.DataFrame(
         [

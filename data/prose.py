@@ -14,20 +14,23 @@ import numpy as np
 from numba import njit
 
 from data.codepoints import POINTS
-from data.language import ASIDE, BREAKS, scripts
+from data.language import ASIDE, BRACKETS, BREAKS, scripts
 from data.walk import point_at
 
 LATIN, HAN, KANA, ODD = 1, 2, 3, 15
 SCRIPT, SPACE, DIGIT, CAPITAL, BREAK = 15, 16, 32, 64, 128
+CODE, FORMULA, TAG, LINK, ASIDES, STRANGE = (1 << bit for bit in range(8, 14))
 """What a code point is: the number of its letter's script in the lower bits, `ODD` where it is not known; white
-space; decimal digit; upper case; what ends a name."""
+space; decimal digit; upper case; what ends a name; what code, a formula, a tag, a link and an aside cannot do without;
+a letter of `KANA` or `ODD`."""
+_SIGNS: Final = {CODE: "`~", FORMULA: "$\\", TAG: "<", LINK: ":", ASIDES: "".join(each[0] for each in BRACKETS)}
 
 
 @cache
 def marks() -> Any:
     """What each code point below `POINTS` is; the last stands for all above."""
     every = "".join(map(chr, range(POINTS)))
-    found = np.zeros(POINTS + 1, np.uint8)
+    found = np.zeros(POINTS + 1, np.uint16)
     first = {"latin": LATIN, "han": HAN, "kana": KANA}
     others = sorted(scripts().keys() - first.keys())
     numbers = first | {name: number for number, name in enumerate(others, KANA + 1)}
@@ -36,33 +39,28 @@ def marks() -> Any:
         for match in re.finditer(pattern, every):
             found[match.start() : match.end()] |= kind
     found[[at for at, char in enumerate(every) if char.isupper()]] |= CAPITAL
+    for kind, signs in _SIGNS.items():
+        found[list(map(ord, signs))] |= kind
     found[POINTS] = ODD
+    found[np.isin(found & SCRIPT, (KANA, ODD))] |= STRANGE
     return found
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
 def prose(data, begin, end, points, marks):  # type: ignore[no-untyped-def]
-    """Write a text's prose, bytes `begin` to `end` of UTF-8; returns its length."""
-    number, at = 0, begin
-    code, formulas, tags, links = False, False, False, False
+    """Write the prose of UTF-8, bytes `begin` to `end`; returns (its length, the bits of all that the text holds)."""
+    number, at, seen = 0, begin, np.uint16(0)
     while at < end:
         point, size = point_at(data, at)
-        points[number] = min(point, _POINTS)
+        point = min(point, _POINTS)
+        points[number] = point
+        seen |= marks[point]
         number += 1
         at += size
-        code |= point == 96 or point == 126
-        formulas |= point == 36 or point == 92
-        tags |= point == 60
-        links |= point == 58
-    if code:
-        number = _cut(points, number, marks, 0)
-    if formulas:
-        number = _cut(points, number, marks, 1)
-    if tags:
-        number = _cut(points, number, marks, 2)
-    if links:
-        number = _cut(points, number, marks, 3)
-    return number
+    for what in (CODE, FORMULA, TAG, LINK):
+        if seen & what:
+            number = _cut(points, number, marks, what)
+    return number, seen
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -91,18 +89,18 @@ def _cut(points, number, marks, what):  # type: ignore[no-untyped-def]
     while at < number:
         last = 0
         point = points[at]
-        if what == 0:
+        if what == CODE:
             if point == 96 or point == 126:
                 last = _code(points, at, number)
-        elif what == 1:
+        elif what == FORMULA:
             if point == 36 or point == 92:
                 last = _formula(points, at, number, marks)
-        elif what == 2:
+        elif what == TAG:
             if point == 60:
                 last = _tag(points, at, number)
         elif point == 104:
             last = _link(points, at, number)
-        if last and what == 1 and _holds_han(points, at, last, marks):
+        if last and what == FORMULA and _holds_han(points, at, last, marks):
             points[written : written + last - at] = points[at:last].copy()
             written += last - at
             at = last
@@ -260,7 +258,7 @@ def _link(points, at, number):  # type: ignore[no-untyped-def]
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _aside(points, at, number, marks, own):  # type: ignore[no-untyped-def]
     opening = points[at]
-    if opening != 34 and opening != 40 and opening != 91 and opening < 0xAB:
+    if not marks[opening] & ASIDES:
         return 0
     closing = np.uint32(0)
     for each in range(len(_OPENINGS)):
@@ -395,5 +393,5 @@ def _may_end(points, at, number):  # type: ignore[no-untyped-def]
 
 
 _POINTS: Final = np.uint32(POINTS)
-_OPENINGS: Final = np.array([ord(each) for each in '"([（“「『《«'], np.uint32)
-_CLOSINGS: Final = np.array([ord(each) for each in '")]）”」』》»'], np.uint32)
+_OPENINGS: Final = np.array([ord(opening) for opening, _ in BRACKETS], np.uint32)
+_CLOSINGS: Final = np.array([ord(closing) for _, closing in BRACKETS], np.uint32)

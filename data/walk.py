@@ -184,8 +184,9 @@ def _decoded(data, begin, end, cut, kinds, folds, points, marks):  # type: ignor
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _signed_units(points, marks, number, hashes, places, signs):  # type: ignore[no-untyped-def]
-    """Write the hash and place of each unit and arithmetic sign, and which are signs; returns how many there are."""
+def _signed_units(points, marks, number, hashes, places, stops, signs):  # type: ignore[no-untyped-def]
+    """Write the hash and place of each unit and arithmetic sign, where it stops, and which are signs; returns how many
+    there are."""
     found, at = 0, 0
     while at < number:
         begin, value = at, _BASIS
@@ -206,7 +207,7 @@ def _signed_units(points, marks, number, hashes, places, signs):  # type: ignore
             continue
         for each in range(begin, at):
             value = (value ^ np.uint64(points[each])) * _PRIME
-        hashes[found], places[found], signs[found] = mixed(value), begin, marks[begin] & SIGN
+        hashes[found], places[found], stops[found], signs[found] = mixed(value), begin, at, marks[begin] & SIGN
         found += 1
     return found
 
@@ -268,7 +269,48 @@ def _spoken(hashes, places, signs, found, lines, paragraphs, fenced, said, whole
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _numeral_hash(points, marks, number, words):  # type: ignore[no-untyped-def]
+def _numeral_hash(points, marks, number, hashes, places, stops, signs, found, words):  # type: ignore[no-untyped-def]
+    """`data.units.NUMERAL` in order, as one hash: of units, where no word hangs together with what is no letter."""
+    value = np.uint64(0)
+    for each in range(found):
+        begin, stop = places[each], stops[each]
+        if signs[each]:
+            counts = not _is_hyphen(points, number, begin)
+        elif not marks[begin] & LETTER:
+            counts = not marks[begin] & HAN or marks[begin] & NUMERAL
+        elif stop - begin == 1 and 97 <= points[begin] <= 122:
+            counts = _is_single(points, marks, number, begin) and not _is_article(
+                points, marks, number, begin, words[1]
+            )
+        else:
+            whole = (begin == 0 or not marks[begin - 1] & WORD) and (stop == number or not marks[stop] & WORD)
+            if _is_teen(points, begin, stop):
+                if not whole:
+                    return _every_numeral_hash(points, marks, number, words)
+                counts = stop - begin > 4
+            else:
+                counts = whole and stop - begin <= 8 and within(hashes[each], words[0][0], words[0][1])
+            for at in range(begin, stop):
+                if marks[at] & NUMERAL:
+                    return _every_numeral_hash(points, marks, number, words)
+        if counts:
+            value = value * _STEP + hashes[each]
+    return mixed(value)
+
+
+@njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
+def _is_teen(points, begin, stop):  # type: ignore[no-untyped-def]
+    return (
+        stop - begin >= 4
+        and points[stop - 4] == 116
+        and points[stop - 3] == 101
+        and points[stop - 2] == 101
+        and points[stop - 1] == 110
+    )
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
+def _every_numeral_hash(points, marks, number, words):  # type: ignore[no-untyped-def]
     """`data.units.NUMERAL` in order, as one hash; what a number's word or `...teen` spells counts once."""
     value, at = np.uint64(0), 0
     while at < number:
@@ -290,10 +332,8 @@ def _numeral_hash(points, marks, number, words):  # type: ignore[no-untyped-def]
         elif starts:
             while end < number and marks[end] & WORD:
                 end += 1
-            teen = end - at > 4 and points[end - 4] == 116 and points[end - 3] == 101
-            if not (teen and points[end - 2] == 101 and points[end - 1] == 110) and not _spells(
-                points, at, end, words[0]
-            ):
+            teen = end - at > 4 and _is_teen(points, at, end)
+            if not teen and not _spells(points, at, end, words[0]):
                 at += 1
                 continue
         else:
@@ -357,13 +397,7 @@ def _hash_of(points, begin, end):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
 def _spells(points, begin, end, words):  # type: ignore[no-untyped-def]
-    if not 2 <= end - begin <= 8:
-        return False
-    value = _hash_of(points, begin, end)
-    for word in words:  # noqa: SIM110
-        if word == value:
-            return True
-    return False
+    return 2 <= end - begin <= 8 and within(_hash_of(points, begin, end), words[0], words[1])
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -374,6 +408,9 @@ def _collapse(data, begin, end, kinds, out, written):  # type: ignore[no-untyped
         point, size = point_at(data, at)
         if kinds[point] & SPACE:
             space = written > first
+        elif size == 1 and not space:
+            out[written] = point
+            written += 1
         else:
             if space:
                 out[written] = 32
@@ -409,7 +446,7 @@ def _walk(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     points, marks = np.empty(longest, np.uint32), np.empty(longest, np.uint8)
     hashes, units, runs = np.empty(longest, np.uint64), np.empty(longest, np.uint64), np.empty(longest, np.uint64)
-    places, signs = np.empty(longest, np.int64), np.empty(longest, np.uint8)
+    places, stops, signs = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.uint8)
     lines, paragraphs, fenced = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.bool_)
     table = np.zeros(4 << int(np.ceil(np.log2(longest + 1))), np.uint64)
     times = np.zeros(len(table), np.int32)
@@ -419,9 +456,9 @@ def _walk(  # type: ignore[no-untyped-def]
         number, before = _decoded(data, begin, end, begin + cuts[row], kinds, folds, points, marks)
         odd[row] = number < 0
         if number >= 0:
-            found = _signed_units(points, marks, number, hashes, places, signs)
+            found = _signed_units(points, marks, number, hashes, places, stops, signs)
             seen[row] = _any_run(hashes, signs, found, size, sieve, slots, units, runs)
-            numerals[row] = _numeral_hash(points, marks, number, words)
+            numerals[row] = _numeral_hash(points, marks, number, hashes, places, stops, signs, found, words)
             _zones(points, marks, before, lines, paragraphs, fenced)
             thought = np.searchsorted(places[:found], before)
             said, whole, paragraph[row] = _spoken(
@@ -441,9 +478,13 @@ def _unit_hashes(data, begin, end, kinds, folds):  # type: ignore[no-untyped-def
     number, _ = _decoded(data, begin, end, end, kinds, folds, points, marks)
     if number < 0:
         return np.empty(0, np.uint64), False
-    hashes, places, signs = np.empty(number, np.uint64), np.empty(number, np.int64), np.empty(number, np.uint8)
-    found = _signed_units(points, marks, number, hashes, places, signs)
+    hashes, signs = np.empty(number, np.uint64), np.empty(number, np.uint8)
+    places, stops = np.empty(number, np.int64), np.empty(number, np.int64)
+    found = _signed_units(points, marks, number, hashes, places, stops, signs)
     return hashes[:found][signs[:found] == 0], True
 
 
-_WORDS: Final = tuple(np.array([*map(unit_hash, found)], np.uint64) for found in (NUMBER_WORDS, AFTER_A_VARIABLE))
+_WORDS: Final = tuple(
+    (found.sieve, found.slots)
+    for found in (Lookup(map(unit_hash, words), 1) for words in (NUMBER_WORDS, AFTER_A_VARIABLE))
+)
