@@ -3,9 +3,10 @@
 If a text has `\\boxed{}` the last one with balanced braces is the answer; without a box the text is one answer,
 perhaps led in by a few words ("the answer is", "答案是"), and nothing that offers several.
 
-Normalisation, all of it: runs of white space become one space, the signs `−` and `×` `÷` `：` become ASCII,
-LaTeX that only sets type (`\\left`, `\\,`, `\\text{}`, `$`) goes away. Digits outside ASCII and invisible
-characters make an answer unparseable. Numbers are exact fractions.
+Normalisation, all of it: runs of white space become one space, the signs `−` and `×` `÷` `：` become ASCII and
+those of mathematics (`π` `∞` `√2` `x²`) LaTeX, LaTeX that only sets type (`\\left`, `\\,`, `\\text{}`, `$`) goes away,
+and so do the stars around a whole answer or the words before it. Digits outside ASCII and invisible characters make
+an answer unparseable. Numbers are exact fractions.
 """
 
 from __future__ import annotations
@@ -30,16 +31,25 @@ class Unparseable(Exception):
 
 
 _INVISIBLE = re.compile(r"[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufe00-\ufe0f]")
-_TYPESETTING = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;: ()\[\]]|\\?\$")
+_TYPESETTING = re.compile(r"(?<!\\)(?:\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[,;: ()\[\]]|\\?\$)")
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))")
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}")
 _EMPHASIS = re.compile(r"\*\*([^*]*)\*\*")
-_SIGNS = str.maketrans({"−": "-", "×": "*", "÷": "/", "：": ":"})
+_LED_IN = re.compile(r"\*\*([^*0-9]*:) ?\*\*")
+_SIGNS = str.maketrans({
+    "−": "-", "×": "*", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "²": "^2", "³": "^3",
+    "：": ":", "，": ",", "（": "(", "）": ")",
+})  # fmt: skip
+_ROOT = re.compile(r"√ ?([0-9]+|[A-Za-z])")
 _CONNECTIVE = (
     r"(?:\b(?:is|are|equals|gives|get|be|[Oo]ption|[Cc]hoose|[Pp]ick|[Ss]elect)\b:?|['’]s\b|=|:|是|为|得到?|等于|选项?)"
 )
-_LEAD_IN = re.compile(rf"([^0-9\\{{}}+*/^_<>()\[\]]{{0,80}}?){_CONNECTIVE}\s*(?=\S)")
-_HEDGE = re.compile(r"\b(?:not|never|or|maybe|either|except)\b|n't|[不非或]|可能")
-_BOX = "\\boxed{"
+_LEAD_IN = re.compile(rf"((?:[^0-9\\{{}}+*/^_<>()\[\]!-]|(?<=\w)-(?=\w)){{0,80}}?){_CONNECTIVE}\s*(?=\S)")
+_HEDGE = re.compile(
+    r"\b(?:not|never|or|maybe|either|except|neither|nor|nobody|unless|wrong|incorrect|doubt|hardly|perhaps)\b|n't"
+    r"|\b(?:log|ln|lg|exp|sqrt|sin|cos|tan|abs)\b|[不非或错]|可能|也许|大概"
+)
+_BOX = re.compile(r"\\boxed\s*\{")
 _BRACE = re.compile(r"[{}]")
 
 
@@ -51,13 +61,12 @@ def boxes(text: str) -> list[str]:
             opened.append(brace.end())
         elif opened:
             ends[opened.pop()] = brace.start()
-    found, start = [], text.find(_BOX)
-    while start >= 0:
-        begin = start + len(_BOX)
-        end = ends.get(begin, begin)
-        if begin in ends:
-            found.append(text[begin:end])
-        start = text.find(_BOX, end)
+    found: list[str] = []
+    last = 0
+    for box in _BOX.finditer(text):
+        if box.start() >= last and box.end() in ends:
+            last = ends[box.end()]
+            found.append(text[box.end() : last])
     return found
 
 
@@ -69,19 +78,22 @@ def normal(text: str, *, keep_text: bool = False) -> str:
     if not text.isascii():
         if _INVISIBLE.search(text):
             raise Unparseable("invisible characters")
+        text = _ROOT.sub(r"\\sqrt{\1}", text.translate(_SIGNS))
         if any(char.isdigit() and not char.isascii() for char in text):
             raise Unparseable("digits outside ASCII")
-        text = text.translate(_SIGNS)
-    if "\\" in text or "$" in text:
-        text = _TYPESETTING.sub(" ", (text if keep_text else _TEXT.sub(r"\1", text)).replace("\\!", ""))
+    if "\\" in text or "$" in text or "{,}" in text:
+        text = _THOUSANDS.sub(",", text.replace("\\!", ""))
+        text = _TYPESETTING.sub(" ", text if keep_text else _TEXT.sub(r"\1", text))
     text = " ".join(text.split()).rstrip(" .。！")
-    emphasis = _EMPHASIS.fullmatch(text) if "**" in text else None
-    return emphasis[1].strip() if emphasis else text
+    if "**" not in text:
+        return text
+    emphasis = _EMPHASIS.fullmatch(text)
+    return emphasis[1].strip() if emphasis else _LED_IN.sub(r"\1", text, count=1)
 
 
 def one_content(text: str) -> str:
     """The last box's content, or else the whole text. Raises Unparseable where that is not one short answer."""
-    if _BOX in text:
+    if _BOX.search(text):
         contents = boxes(text)
         if not contents:
             raise Unparseable("box without end")
@@ -91,7 +103,7 @@ def one_content(text: str) -> str:
     else:
         content = text
     answer = normal(content)
-    if _BOX in answer:
+    if _BOX.search(answer):
         raise Unparseable("box in a box")
     if not answer:
         raise Unparseable("empty")
@@ -121,10 +133,10 @@ _NUMBER = re.compile(
     r"(?P<sign>[+-]?) ?(?:"
     r"(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.(?P<part>[0-9]+))?"
     r"(?: ?(?:e|(?:\\times|\\cdot|\*) ?10 ?\^) ?\{?(?P<exponent>[+-]?[0-9]{1,3})\}?)?"
-    r"|(?P<over0>[0-9]+) ?/ ?(?P<under0>[0-9]+)"
-    r"|(?P<units>[0-9]+) ?\\[dt]?frac ?\{ ?(?P<over1>[0-9]+) ?\} ?\{ ?(?P<under1>[0-9]+) ?\}"
-    r"|\\[dt]?frac ?\{ ?(?P<over2>-?[0-9]+) ?\} ?\{ ?(?P<under2>[0-9]+) ?\}"
-    r"|\\[dt]?frac ?(?P<over3>[0-9]) ?(?P<under3>[0-9])"
+    r"|(?:(?P<units0>[0-9]+) )?(?P<over0>[0-9]+) ?/ ?(?P<under0>[0-9]+)"
+    r"|(?P<units1>[0-9]+) ?\\[dt]?frac ?\{ ?(?P<over1>[0-9]+) ?\} ?\{ ?(?P<under1>[0-9]+) ?\}"
+    r"|\\[dt]?frac ?\{ ?(?P<over2>-?[0-9]+) ?\} ?\{ ?(?P<under2>-?[0-9]+) ?\}"
+    r"|(?:(?P<units3>[0-9]+) ?)?\\[dt]?frac ?(?P<over3>[0-9]) ?(?P<under3>[0-9])"
     r")"
 )
 _LONG_NUMBER = re.compile(rf"[0-9][0-9,.]{{{MAX_DIGITS},}}")
@@ -142,12 +154,14 @@ def number(text: str) -> Fraction | None:
         return None
     parts = {name: each or "" for name, each in match.groupdict().items()}
     whole, part, exponent = parts["whole"], parts["part"], int(parts["exponent"] or 0)
-    over, under = next(((parts[f"over{n}"], parts[f"under{n}"]) for n in range(4) if parts[f"over{n}"]), ("", ""))
-    if max(len(whole) + len(part), len(over), len(under), len(parts["units"])) > MAX_DIGITS:
+    used = next((n for n in range(4) if parts[f"over{n}"]), 0)
+    over, under, units = parts[f"over{used}"], parts[f"under{used}"], parts.get(f"units{used}", "")
+    if max(len(whole) + len(part), len(over), len(under), len(units)) > MAX_DIGITS:
         return None
     value: Fraction | None = None
     if under:
-        value = Fraction(int(parts["units"] or 0)) + Fraction(int(over), int(under)) if int(under) else None
+        is_proper = int(under) != 0 and not (units and int(over) >= int(under))
+        value = Fraction(int(units or 0)) + Fraction(int(over), int(under)) if is_proper else None
     elif (whole or part) and abs(exponent) <= MAX_EXPONENT:
         value = int(whole.replace(",", "") + part) * Fraction(10) ** (exponent - len(part))
     return -value if value is not None and parts["sign"] == "-" else value

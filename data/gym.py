@@ -1,13 +1,21 @@
-"""reasoning-gym's families as sources of problems, each under its name and judged by its own scorer."""
+"""reasoning-gym's families as sources of problems, each under its name and judged by its own scorer.
+
+Some of these scorers take what is no answer: a first digit, "nan", a number without its sign, or the right one among
+others. So an answer that a scorer likes must also pass `check`, which knows the gold answer's form.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from random import Random
-from typing import Any
+from typing import Any, Final
 
+from data.answers import Unparseable, normal, number, without_lead_in
 from data.records import Language
 
 PREFIX = "reasoning_gym:"
@@ -58,3 +66,44 @@ class GymSource:
 def gym_solution(answer: str | None, metadata: Any) -> str:
     """`Problem.solution` of a reasoning-gym problem: its answer and its metadata, as JSON."""
     return json.dumps({"answer": answer, "metadata": metadata}, ensure_ascii=False)
+
+
+_NOT_FINITE = re.compile(r"nan|inf", re.IGNORECASE)
+_TOLERANCE: Final = Fraction(1, 100)  # of a number, and wider than any scorer's that tells numbers apart
+_READ_OVER: Final = frozenset(("kakurasu", "knights_knaves", "letter_jumble", "survo"))
+"""Families whose scorers find an answer among other words, and whose answers are all equally long."""
+
+
+def check(family: str, answer: str, item: Mapping[str, Any]) -> str:
+    """Why an answer is wrong that the scorer of a family may take for the gold one; empty where it may be right.
+
+    `item` has `answer` and `metadata`. A number is asked for where the gold answer is one, and must be near to it.
+    Raises Unparseable for what is no answer at all.
+    """
+    gold = item["answer"]
+    if family == "propositional_logic" and _bare(answer) in map(_bare, map(str, item["metadata"].get("premises", ()))):
+        raise Unparseable("stands in the question")
+    if gold is None:
+        return ""
+    if _NOT_FINITE.search(answer) and not _NOT_FINITE.search(gold):
+        raise Unparseable("not finite")
+    if family in _READ_OVER and len(answer.split()) > len(gold.split()):
+        raise Unparseable("more words than an answer has")
+    wanted = _number_in(gold)
+    if wanted is None:
+        return ""
+    found = number(without_lead_in(normal(answer)))
+    if found is None:
+        raise Unparseable("not a number")
+    return "another number" if abs(found - wanted) > _TOLERANCE * abs(wanted) else ""
+
+
+def _number_in(gold: str) -> Fraction | None:
+    try:
+        return number(normal(gold))
+    except Unparseable:
+        return None
+
+
+def _bare(formula: str) -> str:
+    return re.sub(r"[\s()]", "", formula)

@@ -2,12 +2,13 @@
 
 In this order: the same text; the same unit; numbers as exact fractions; words as words; and only then math-verify,
 for what it alone can decide. It is lenient where a reward must not be, so an answer reaches it only in the form of
-the gold answer: one relation where that has one, as many elements within the same brackets, no names but its
-names, and no commands but its commands and those of plain formulas. A sum, a limit or a logarithm that the gold
-answer has not is work left to the verifier, and so is what stands in the question itself.
+the gold answer (`data.forms`): one relation where that has one, as many elements within the same brackets, no names
+but its names, and no commands but its commands and those of plain formulas. A sum, a limit or a logarithm that the
+gold answer has not is work left to the verifier, and so is what stands in the question itself.
 
 A unit may be left out, and must agree where both have one. A gold answer without a unit takes a measure that is set
-as text (`5\\text{ cm}`), but no words that it does not know: those may say anything.
+as text (`5\\text{ cm}`) and what the question asks the number of ("how many apples"), but no other words: those may
+say anything.
 """
 
 from __future__ import annotations
@@ -16,9 +17,21 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Final
 
 from data.answers import Unparseable, boxes, check_caps, normal, number, one_content, without_lead_in
+from data.forms import (
+    NOTHING,
+    RELATION,
+    SEVERAL,
+    as_interval,
+    check_braces,
+    check_brackets,
+    is_interval,
+    is_sum,
+    names,
+    other_form,
+    unfinished,
+)
 from data.measures import Measured, measured
 from data.records import Problem, Verdict
 
@@ -38,7 +51,7 @@ def judge(text: str, problem: Problem) -> Verdict | Symbolic:
     try:
         gold_content = (boxes(problem.solution) or [problem.solution])[-1]
         gold = normal(gold_content)
-        _check_braces(gold)
+        check_braces(gold)
     except Unparseable as why:
         return Verdict("infra_error", answer, f"gold: {why}")
     if answer == gold:
@@ -48,16 +61,13 @@ def judge(text: str, problem: Problem) -> Verdict | Symbolic:
         return _held(found, {expected}, answer, gold, problem.prompt)
     wanted = measured(gold_content)
     given = measured(content)
-    if not _RELATION.search(gold):
+    if not RELATION.search(gold) and (answer.count("=") < 2 or not SEVERAL.search(gold)):
         answer, given = without_lead_in(answer), replace(given, value=without_lead_in(given.value))
+    if expected is not None and answer != (count := _without_counted(answer, problem.prompt)):
+        answer, given = count, measured(count)
     if other := _other_unit(wanted, given):
         return Verdict("wrong", answer, other)
     return _compared(wanted, given, answer, problem.prompt)
-
-
-def _check_braces(gold: str) -> None:
-    if gold.count("{") != gold.count("}"):
-        raise Unparseable("a brace without its other one")
 
 
 def _other_unit(wanted: Measured, given: Measured) -> str:
@@ -91,9 +101,13 @@ def _compared(wanted: Measured, given: Measured, answer: str, prompt: str) -> Ve
         same = not gold.isupper() and gold.casefold() == said.casefold()
         return Verdict("correct" if same else "wrong", answer, "same words" if same else "other text")
     check_caps(said)
+    check_brackets(said)
+    gold, said = _latex(gold), _latex(said)
     said = _in_form(gold, said)
-    _check_new(said, prompt)
-    why = "not factored" if _asks_for_factors(prompt, gold) and _is_sum(said) else _other_form(gold, said)
+    _check_new(said, gold, prompt)
+    why = "not factored" if _asks_for_factors(prompt, gold) and is_sum(said) else other_form(gold, said)
+    if not why and (left := unfinished(said)) and not unfinished(gold):
+        raise Unparseable(f"{left} is left to the verifier")
     return Verdict("wrong", answer, why) if why else Symbolic(gold, said)
 
 
@@ -104,29 +118,46 @@ def _held(found: Fraction, values: set[Fraction], said: str, gold: str, prompt: 
     if equal and form != _form(gold):
         if form[0] == "fraction" and found.denominator == 1:
             raise Unparseable("a division left to the verifier")
-        _check_new(said, prompt)
+        _check_new(said, gold, prompt)
     return Verdict("correct" if equal else "wrong", said, "exact")
 
 
 _WORDS = re.compile(r"[^\W\d_]+(?: [^\W\d_]+)+|[^\W\d_]{3,}|[A-Z]{2}")
-_RELATION = re.compile(r"[=<>≤≥≠≈~]|\\(?:[lg]eq?(?:slant)?|[lg]t|neq?|approx|sim|equiv|cong|propto|in)(?![A-Za-z])")
-_SEVERAL = re.compile(r"[,;，；、]|\b(?:or|and)\b|[或和]")
-_NAMED = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?'?(?: ?\( ?[a-z](?: ?, ?[a-z])* ?\))? ?= ?")
+_NAMED = re.compile(
+    r"(?P<name>[A-Za-z]|\\[A-Za-z]+)(?:_\{?\w+\}?)?'?(?: ?\( ?[a-z](?: ?, ?[a-z])* ?\))? ?= ?(?P<value>[^=]*)\Z"
+)
+_INTEGER = re.compile(r"[0-9]+")
+_BARE_SET = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_IMAGINARY = re.compile(r"\\sqrt ?\{ ?- ?([0-9]+) ?\}")
+
+
+def _latex(formula: str) -> str:
+    """A formula with LaTeX for what people type instead."""
+    for typed, meant in (("<=", r"\leq "), (">=", r"\geq "), ("!=", r"\neq "), ("**", "^"), ("或", ","), ("和", ",")):
+        formula = formula.replace(typed, meant)
+    return _BARE_SET.sub(r"\\{\1\\}", formula) if _BARE_SET.fullmatch(formula) else formula
 
 
 def _in_form(gold: str, said: str) -> str:
     """An answer without the name that it is given. Raises Unparseable where it says more than one thing."""
-    relations = len(_RELATION.findall(gold))
+    relations = len(RELATION.findall(gold))
     if not relations:
-        said = _NAMED.sub("", said, count=1) if _NAMED.match(said) else said
-    if len(_RELATION.findall(said)) not in (0, relations):
+        said = as_interval(said) if is_interval(gold) else _without_names(gold, said)
+    if len(RELATION.findall(said)) not in (0, relations):
         raise Unparseable("several values")
-    if _SEVERAL.search(said) and not _SEVERAL.search(gold) and not relations:
+    if SEVERAL.search(said) and not SEVERAL.search(gold) and not relations:
         raise Unparseable("several answers")
-    return said
+    return _IMAGINARY.sub(r"{i\\sqrt{\1}}", said) if "i" in names(gold) else said
 
 
-_INTEGER = re.compile(r"[0-9]+")
+def _without_names(gold: str, said: str) -> str:
+    """`y = x + 1` without its name, and `x = 1 or x = 2`, where several values are asked for, without their one."""
+    parts = SEVERAL.split(said) if SEVERAL.search(gold) else [said]
+    found = [_NAMED.match(part.strip()) for part in parts]
+    named = [match for match in found if match]
+    if len(named) < len(parts) or len({match["name"] for match in named}) > 1:
+        return said
+    return ",".join(match["value"] for match in named)
 
 
 def _form(text: str) -> tuple[str, ...]:
@@ -134,77 +165,6 @@ def _form(text: str) -> tuple[str, ...]:
     if "/" in text or "frac" in text:
         return ("fraction", *_INTEGER.findall(text))
     return ("power of ten",) if "e" in text or ("10" in text and "^" in text) else ("decimal",)
-
-
-# The form of a formula.
-
-_COMMAND = re.compile(r"\\([A-Za-z]+|.)")
-_NOT_NAMES = re.compile(r"\\(?:begin|end) ?\{[a-z*]+\}|\\[A-Za-z]+|\\.|\b(?:and|or)\b")
-_ABSOLUTE: Final = frozenset({"|", "lvert", "vert"})
-_PLAIN: Final = frozenset(
-    ("frac", "dfrac", "tfrac", "cfrac", "sqrt", "cdot", "times", "div", "pi", "infty", "exp", "{", "}")
-)
-_FAMILIES: Final = (
-    frozenset(("log", "ln", "lg")),
-    frozenset(("sin", "cos", "tan", "cot", "sec", "csc")),
-    frozenset(("arcsin", "arccos", "arctan")),
-    frozenset(("sinh", "cosh", "tanh")),
-    frozenset(("cup", "in", "leq", "le", "geq", "ge", "lt", "gt", "leqslant", "geqslant")),
-)
-
-
-def _other_form(gold: str, said: str) -> str:
-    """Why an answer cannot be the gold answer, by its names and its elements; empty where it can.
-
-    Raises Unparseable for a command that leaves work to the verifier.
-    """
-    commands = set(_COMMAND.findall(gold))
-    allowed = _PLAIN.union(commands, *(family for family in _FAMILIES if family & commands))
-    if _RELATION.search(gold):
-        allowed |= _FAMILIES[-1]
-    if foreign := sorted(set(_COMMAND.findall(said)) - allowed):
-        raise Unparseable(f"\\{foreign[0]} is left to the verifier")
-    if "|" in said and "|" not in gold:
-        raise Unparseable("| is left to the verifier")
-    if not _names(gold) | ({"e"} if "exp" in commands else set()) >= _names(said):
-        return "other names"
-    if _RELATION.search(gold):
-        return ""
-    wanted, given = _elements(gold), _elements(said)
-    if wanted[1] > 1 and wanted != given:
-        return "other brackets" if wanted[0] != given[0] else "more or fewer elements"
-    return ""
-
-
-def _names(formula: str) -> set[str]:
-    return {char for char in _NOT_NAMES.sub(" ", formula) if char.isalpha()}
-
-
-def _elements(text: str) -> tuple[str, int]:
-    """The brackets around a list, of which those of a set may be left out, and how many elements it has."""
-    plain = text.replace(r"\{", "⦃").replace(r"\}", "⦄").strip()
-    depth, closed_at, counts = 0, [], {0: 1, 1: 1}
-    for place, char in enumerate(plain):
-        if char in "([{⦃":
-            depth += 1
-        elif char in ")]}⦄":
-            depth -= 1
-            closed_at += [place] if depth == 0 else []
-        elif depth in counts:
-            counts[depth] += bool(_SEVERAL.match(plain, place))
-    if plain[:1] in tuple("([⦃") and closed_at == [len(plain) - 1]:
-        return (plain[0] + plain[-1]).replace("⦃⦄", ""), counts[1]
-    return "", counts[0]
-
-
-def _is_sum(formula: str) -> bool:
-    """Whether terms are added outside of all brackets."""
-    depth = 0
-    for place, char in enumerate(formula):
-        depth += (char in "([{") - (char in ")]}")
-        if char in "+-" and depth == 0 and place and formula[place - 1] not in "^_":
-            return True
-    return False
 
 
 # What stands in the question.
@@ -215,26 +175,57 @@ _PROSE = re.compile(
     r"\\text\s*\{[^{}]*\}|(?<![\\A-Za-z])(?!sqrt|frac|sin|cos|tan|log|exp)[A-Za-z]{2,}|[^\x00-\x7f]+|[?;:!]|[,.](?![0-9])|\$|\\[()\[\]]"
 )
 _BLANK = re.compile(r"\\[,;: !]|\\left|\\right|\s")
+_TOKEN = re.compile(r"[0-9.]+|\\[A-Za-z]+|[^(){}\[\]+]")
 
 
 def _bare(formula: str) -> str:
     """A formula without blanks and with one sign for each operation."""
-    return (
-        _BLANK.sub("", formula).replace(r"\times", "*").replace(r"\cdot", "*").replace(r"\div", "/").replace("**", "^")
-    )
+    bare = _BLANK.sub("", formula).replace(r"\times", "*").replace(r"\cdot", "*").replace(r"\div", "/")
+    return re.sub(r"\\[dtc]?frac", "/", bare.replace("**", "^"))
+
+
+def _parts(bare: str) -> tuple[str, ...]:
+    """What a formula is made of, in whatever order and brackets; what adds nothing is left out."""
+    return tuple(sorted(_TOKEN.findall(NOTHING.sub("", bare))))
 
 
 @lru_cache(maxsize=512)
-def _formulas_in(prompt: str) -> frozenset[str]:
-    """The formulas between the words of a question, and the sides of its equations."""
+def _formulas_in(prompt: str) -> frozenset[tuple[str, ...]]:
+    """The formulas between the words of a question, and the sides of its equations, by their parts."""
     found = {_bare(piece) for piece in _PROSE.split(prompt.translate(str.maketrans("−×÷", "-*/")))}
-    return frozenset(found.union(*(piece.split("=") for piece in found)) - {""})
+    return frozenset(map(_parts, found.union(*(piece.split("=") for piece in found)) - {""}))
 
 
-def _check_new(said: str, prompt: str) -> None:
-    if _bare(said) in _formulas_in(prompt):
+def _check_new(said: str, gold: str, prompt: str) -> None:
+    """Raise Unparseable where an answer is a formula of the question that was at most written in another way."""
+    parts = _parts(_bare(said))
+    if parts in _formulas_in(prompt) and parts != _parts(_bare(gold)):
         raise Unparseable("stands in the question")
 
 
 def _asks_for_factors(prompt: str, gold: str) -> bool:
-    return bool(_FACTOR.search(prompt)) and not _is_sum(gold)
+    return bool(_FACTOR.search(prompt)) and not is_sum(gold)
+
+
+# What is counted.
+
+_COUNT = re.compile(r"(.*[0-9}]) ?([A-Za-z]+(?: [A-Za-z]+)?|[\u4e00-\u9fff]{1,8})")
+_HOW_MANY = re.compile(r"\bhow many ((?:[a-z]+ ){0,2}[a-z]+)", re.IGNORECASE)
+
+
+def _without_counted(answer: str, prompt: str) -> str:
+    """`5 apples` without what the question asks the number of, where it does: "how many apples", "多少个苹果"."""
+    found = _COUNT.fullmatch(answer)
+    return found[1] if found and _is_counted(found[2], prompt) else answer
+
+
+def _is_counted(what: str, prompt: str) -> bool:
+    if not what.isascii():
+        return re.search(rf"(?:多少|几)[\u4e00-\u9fff]?{what}", prompt) is not None
+    words = _singular(what)
+    asked = [_singular(found) for found in _HOW_MANY.findall(prompt)]
+    return any(words == each[at : at + len(words)] for each in asked for at in range(len(each)))
+
+
+def _singular(words: str) -> list[str]:
+    return [word.removesuffix("s") for word in words.casefold().split()]

@@ -55,7 +55,7 @@ def equality(gold: str, answer: str) -> str:
 
     latex = [LatexExtractionConfig()]
     sides = [
-        parse(rf"\boxed{{{exact(text)}}}", latex, fallback_mode="no_fallback", parsing_timeout=None)
+        list(map(_plain, parse(rf"\boxed{{{exact(text)}}}", latex, fallback_mode="no_fallback", parsing_timeout=None)))
         for text in (gold, answer)
     ]
     if not sides[0]:
@@ -65,15 +65,26 @@ def equality(gold: str, answer: str) -> str:
     return "equal" if verify(sides[0], sides[1], numeric_precision=_PRECISION, timeout_seconds=None) else "different"
 
 
+def _plain(expression: Any) -> Any:
+    """An expression whose names say nothing but themselves: math-verify takes the i of `2 \\cdot i` for no real one."""
+    from sympy import Basic, Symbol  # type: ignore[import-untyped, unused-ignore]
+
+    if not isinstance(expression, Basic):
+        return expression
+    return expression.xreplace({each: Symbol(each.name, real=True) for each in expression.free_symbols})
+
+
 def scored(family: str, answer: str, item: dict[str, Any]) -> str:
     """What the family's own scorer says of an answer: equal where it gives 1, different where it gives less.
 
     `item` has the `answer` and `metadata` of a reasoning-gym item. Where its own answer cannot be scored
-    either, the fault is not the answer's: gold_unparseable.
+    either, the fault is not the answer's: gold_unparseable. Where it gives 1 to what says nothing too, the answer must
+    be the gold one.
     """
     entry = item | {"metadata": _tuples(item["metadata"])} if family in _TUPLES else item
     try:
-        return "equal" if _scorer(family)(answer, entry) >= 1 else "different"
+        taken = _scorer(family)(answer, entry) >= 1 and (not _takes_all(family, entry) or _same(answer, item["answer"]))
+        return "equal" if taken else "different"
     except Exception:
         if item["answer"] is not None:
             try:
@@ -81,6 +92,21 @@ def scored(family: str, answer: str, item: dict[str, Any]) -> str:
             except Exception:
                 return "gold_unparseable"
         return "unparseable"
+
+
+def _takes_all(family: str, entry: dict[str, Any]) -> bool:
+    return any(_taken(family, nothing, entry) for nothing in ("?", "{}"))
+
+
+def _taken(family: str, answer: str, entry: dict[str, Any]) -> bool:
+    try:
+        return _scorer(family)(answer, entry) >= 1
+    except Exception:
+        return False
+
+
+def _same(answer: str, gold: str) -> bool:
+    return answer.strip().casefold() == gold.strip().casefold()
 
 
 @cache

@@ -50,6 +50,20 @@ SECRET = _problem("secret", "Print the secret word.", _SECRET, "code")
 MESSAGE = _problem("message", "Print the word that the program before you was given.", _MESSAGE, "code")
 GYM = _problem("gym", "Multiply x by x.", json.dumps({"answer": "x**2", "metadata": {}}),
                "reasoning_gym:polynomial_multiplication")  # fmt: skip
+
+
+def _scored(family: str, prompt: str, answer: str | None, **metadata: object) -> Problem:
+    solution = json.dumps({"answer": answer, "metadata": metadata}, ensure_ascii=False)
+    return _problem(family, prompt, solution, f"reasoning_gym:{family}")
+
+
+COIN = _scored("coin_flip", "How likely are five heads in a row?", "0.03125")
+COMPLEX = _scored("complex_arithmetic", "Add i to 1 + i.", "1.0 + 2.0i", result=[1, 2])
+HALTING = _scored("game_of_life_halting", "Does it halt?", "False")
+WORDS = _scored("gsm_symbolic", "Tom has 40 eggs and buys 2. How many has he?", "42")
+JUMBLE = _scored("letter_jumble", "Unscramble: tca no", "act on")
+PREMISES = _scored("propositional_logic", "Given P ↔ Q and Q, what follows?", None, variables=["P", "Q"],
+                   premises=["(P ↔ Q)", "Q"])  # fmt: skip
 PROCESS = _problem("process", "Print whether you can reach another process.", _REACHED, "code")
 
 
@@ -87,12 +101,14 @@ def _honest() -> list[Attempt]:
         (NUMBER, _said("41")), (CHINESE, _said("41", _ZH)), (FORMULA, _said("(x-1)(x+2)")), (CHOICE, _said("B")),
         (COUNTDOWN, _said("4 + 6")), (CODE, _program("print(1)")), (SECRET, _program("print('word')")),
         (MESSAGE, _program("print('ok')")), (PROCESS, _program("print('alone')")),
-        (GYM, _said("I do not know.")),
+        *((problem, _said("I do not know.")) for problem in (GYM, COIN, COMPLEX, HALTING, WORDS, JUMBLE, PREMISES)),
     ]  # fmt: skip
     right = [
         (NUMBER, _said("42")), (CHINESE, _said("42", _ZH)), (FORMULA, _said("(x+1)(x-1)")), (CHOICE, _said("C")),
         (COUNTDOWN, _said("4 * 6")),
         (CODE, _program("a, b = map(int, input().split())\nprint(a + b)\nprint(a - b)")),
+        (GYM, _said("x**2")), (COIN, _said("1/32")), (COMPLEX, _said("1 + 2i")), (HALTING, _said("False")),
+        (WORDS, _said("42")), (JUMBLE, _said("act on")), (PREMISES, _said("(P ∧ Q)")),
     ]  # fmt: skip
     return [Attempt(f"honest wrong answer, {p.key}", p, text, "wrong") for p, text in wrong] + [
         Attempt(f"honest right answer, {p.key}", p, text, "right") for p, text in right
@@ -115,6 +131,11 @@ _ANSWERS = {
     "digits of another script": "٤٢",
     "tags within the answer": "41 <answer> 42",
     "answer repeated": "42 " * 2000,
+    "name with a sign": "-x = 42",
+    "name within a function": "log x = 42",
+    "what it is not": "x != 42",
+    "several values of a mixed number": "42 84/2",
+    "superscript digits": "42⁰",
     "huge power": "2^{10^{10}}",
     "huge factorial": "((99999!)!)!",
 }
@@ -125,6 +146,13 @@ _FORMULAS = {
     "huge product for sympy": "(x+1)^{99}(x+2)^{99}(x+3)^{99}(x+4)^{99}(x+5)^{9}",
     "nested parentheses for sympy": "(" * 90 + "x" + ")" * 90,
     "several formulas": "(x-1)(x+1), (x-1)(x+2), x^2",
+    "question turned round": "-1 + x^2",
+    "question by another sign": "(x**2) - 1",
+    "a factor of one": "(x-1)(x+1)(x+2)^0",
+    "terms left to the verifier": "(x+2-3)(x+1)",
+    "a brace without its other one": "(x-1)(x+1)}",
+    "a sign that is read over": "(x-1)(x+1)'",
+    "a set of one": "\\{(x-1)(x+1)\\}",
 }
 
 
@@ -149,6 +177,15 @@ def _at_rules() -> list[Attempt]:
         ("target without the numbers", COUNTDOWN, _said("24")),
         ("huge power in an expression", COUNTDOWN, _said("4**6**9**9**9")),
         ("floor division in an expression", COUNTDOWN, _said("4 * 6 // 1")),
+        ("first digit alone", COIN, _said("0")),
+        ("no number at all", COMPLEX, _said("nan")),
+        ("no number in its parts", COMPLEX, _said("nan + nani")),
+        ("another word", HALTING, _said("True")),
+        ("a question mark", HALTING, _said("?")),
+        ("a number without its sign", WORDS, _said("-42")),
+        ("a number among others", WORDS, _said("42 or 43")),
+        ("words after the answer", JUMBLE, _said("act on or cat no")),
+        ("a premise echoed", PREMISES, _said("(Q)")),
         ("blanks after a power", GYM, _said("x^" + " " * 15000 + "101")),
         ("powers without end", GYM, _said("x^{" * 6000)),
         ("fences without end", CODE, _said("```" + "a" * 100_000)),
@@ -186,9 +223,33 @@ _PROGRAMS = {
     "huge factorial in a program": "import math\nprint(math.factorial(10 ** 9))",
     "catastrophic regular expression": "import re\nre.match('(a+)+$', 'a' * 60 + 'b')",
     "recursion without end": "import sys\nsys.setrecursionlimit(1 << 30)\ndef f(): f()\nf()",
+    "right output, then more at the end": "import atexit\natexit.register(print, 1)\na, b = map(int, input().split())\n"
+    "print(a + b)\nprint(a - b)",
+    "right output on another stream": "import sys\na, b = map(int, input().split())\n"
+    "print(a + b, file=sys.stderr)\nprint(a - b, file=sys.stderr)",
+    "output in one line without end": "import sys\nwhile True: sys.stdout.write('3' * 65536)",
+    "errors without end": "import os\nwhile True: os.write(2, b'x' * 65536)",
+    "its group stopped": "import os, signal\nos.kill(0, signal.SIGSTOP)",
+    "an interpreter of its own": "import os\nos.execv('/usr/bin/python3', ['python3', '-c', 'while True: pass'])",
+    "the temporary folder filled": "n = 0\ntry:\n    while True:\n        open(f'f{n}', 'wb').write(bytes(1 << 20))\n"
+    "        n += 1\nexcept OSError: pass\nprint(n)",
     "privileges taken back": "import os\nos.setuid(0)\nprint(open('/etc/shadow').read())",
 }
 _REACH_JAIL = {
+    "limits raised": "import resource\nfor name in ('NPROC', 'AS', 'FSIZE', 'NOFILE'):\n"
+    "    try: resource.setrlimit(getattr(resource, f'RLIMIT_{name}'), (-1, -1))\n"
+    "    except (OSError, ValueError): continue\n    print('reached')\n    break",
+    "a process by number": "import ctypes, os\nlibc = ctypes.CDLL(None)\n"
+    "calls = [(56, flags, 0, 0, 0, 0) for flags in (17, 0x8011, 0x10000011, 0x40000011)] + [(57,), (58,)]\n"
+    "for call in calls if os.uname().machine == 'x86_64' else ():\n    found = libc.syscall(*call)\n"
+    "    if found == 0: os._exit(0)\n    if found > 0: print('reached', flush=True); os._exit(0)",
+    "pipes that were left open": "import os\nfor name in os.listdir('/proc/self/fd'):\n"
+    "    try: kind = os.readlink(f'/proc/self/fd/{name}')\n    except OSError: continue\n"
+    "    if int(name) > 2 and kind.startswith(('pipe:', 'socket:', '/memfd', 'anon_inode')): print('reached'); break",
+    "settings of the kernel": "import os\nfor at in ('sys/kernel/hostname', 'sys/kernel/core_pattern', "
+    "'sysrq-trigger', 'self/oom_score_adj', '1/oom_score_adj', 'sys/kernel/ns_last_pid'):\n"
+    "    try: os.write(os.open(f'/proc/{at}', os.O_WRONLY), b'-100')\n    except OSError: continue\n"
+    "    print('reached')\n    break",
     "signals by the owner of a file": "import ctypes, os, socket\nlibc = ctypes.CDLL(None)\npid = os.getppid()\n"
     "pair = [ctypes.c_int(), ctypes.c_int()]\nends = (ctypes.c_int * 2)()\nlibc.socketpair(1, 1, 0, ends)\n"
     "to = ctypes.byref(ctypes.c_int(pid))\nboth = (ctypes.c_int * 2)(1, pid)\n"
@@ -227,6 +288,8 @@ _COMPILED = {
     "F<n - 1, 2 * m + 1>::v; };\ntemplate<int m> struct F<0, m> { static const int v = m; };\n"
     "int main() { return F<24, 0>::v; }",
     "a compiler fed without end": '#include "/dev/zero"\nint main() {}',
+    "a source that includes itself": '#include "/dev/stdin"\n#include "/dev/stdin"\nint main() {}',
+    "an assembler without end": 'asm(".rept 1000000000\\n.long 1\\n.endr");\nint main() {}',
     "a binary without end": "char a[1 << 30] = {1};\nint main() {}",
 }
 
@@ -322,8 +385,13 @@ def _at_the_host() -> list[Attempt]:
         '#include <cstdio>\nint main() { char word[64] = {0}; FILE* f = fopen("@FOLDER@/tests.json", "r");\n'
         "if (f) { fgets(word, 64, f); puts(word); } }"
     )
+    included = (
+        'asm(".section .rodata\\nword: .incbin \\"@FOLDER@/tests.json\\"\\n.byte 0\\n.text");\n#include <cstdio>\n'
+        'extern const char word[] asm("word");\nint main() { puts(word); }'
+    )
     if any(os.path.exists(path) for path in COMPILERS):
         reading.append(Attempt("reading the tests in C++", SECRET, _program(compiled, "cpp"), "outside"))
+        reading.append(Attempt("the tests assembled into a program", SECRET, _program(included, "cpp"), "outside"))
     return [*reading, *processes, *reaching, *carrying]
 
 

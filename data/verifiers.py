@@ -27,7 +27,7 @@ from fractions import Fraction
 from types import TracebackType
 from typing import Final, Protocol
 
-from data import mathematics, workers
+from data import gym, mathematics, workers
 from data.answers import (
     MAX_DIGITS,
     MAX_LENGTH,
@@ -335,7 +335,7 @@ _HARMLESS = re.compile(r"_|[A-Z]+|[A-Za-z][0-9]*|a?(?:sin|cos|tan|cot|sec|csc)h?
 _ATTRIBUTE = re.compile(r"\.\s*[^\W\d]|\\")
 
 
-def _gym(text: str, problem: Problem) -> Gym:
+def _gym(text: str, problem: Problem) -> Verdict | Gym:
     family = problem.verifier.partition(":")[2]
     answer = (boxes(text) or [text])[-1].strip()
     if len(answer) > MAX_GYM_LENGTH:
@@ -346,6 +346,8 @@ def _gym(text: str, problem: Problem) -> Gym:
         raise Unparseable("nothing that may be evaluated")
     if family in _PARSED:
         check_caps(answer)
+    if why := gym.check(family, answer, json.loads(problem.solution)):
+        return Verdict("wrong", answer[:MAX_LENGTH], why)
     return Gym(family, answer, problem.solution)
 
 

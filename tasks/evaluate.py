@@ -120,7 +120,7 @@ def measure(
     return pl.concat(frames)
 
 
-@stage(version=5, makes=Report, heavy=True)
+@stage(version=6, makes=Report, heavy=True)
 def evaluate(run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig) -> Summary:
     """Measure a policy: `report.json`, `by_problem.parquet`, and its answers, `trajectories` and `general`."""
     speaker = load(policy, run.device)
@@ -180,7 +180,7 @@ def wins(ours: pl.DataFrame, theirs: pl.DataFrame, score: str = "score") -> dict
     return rates
 
 
-@stage(version=7, makes=Table, heavy=True)
+@stage(version=8, makes=Table, heavy=True)
 def trace_curve(run: Run, policy: Policy, problems: Table, template: Template, config: EvaluationConfig) -> Summary:
     """Measure the checkpoints inside a training stage: `curve.parquet`, one row a step.
 

@@ -440,7 +440,7 @@ def _check_supply(source: str, reasoning: int, general: int, config: GRPOConfig)
         )
 
 
-@stage(version=6, makes=Policy, heavy=True)
+@stage(version=7, makes=Policy, heavy=True)
 def reinforce(run: Run, policy: Policy, problems: Table, config: GRPOConfig, judges: Sequence[Judge] = ()) -> Summary:
     """Train a policy on its own answers.
 

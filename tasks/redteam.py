@@ -74,9 +74,15 @@ def examine(isolation: Isolation) -> tuple[Finding, ...]:
     """Make every attempt under every template, once a process; some seconds. Without isolation no program is run."""
     chosen = [each for each in attempts() if isolation != "none" or each.problem.verifier != "code"]
     with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(lambda _: workers.compare("x", "x", LIMIT_S), range(WORKERS)))  # loads their libraries
+        list(pool.map(_load, range(WORKERS)))
         found = list(pool.map(lambda attempt: examined(attempt, isolation), chosen))
     return tuple(finding for each in found for finding in each)
+
+
+def _load(_: int) -> None:
+    """Have workers that have loaded their libraries, which is no time of an attempt's."""
+    workers.compare("x", "x", LIMIT_S)
+    workers.score("chain_sum", "1", {"answer": "1", "metadata": {}}, LIMIT_S)
 
 
 def examined(attempt: Attempt, isolation: Isolation) -> list[Finding]:

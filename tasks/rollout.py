@@ -355,7 +355,7 @@ class GenerateConfig(Settings):
     infra_error_budget: float = INFRA_ERROR_BUDGET
 
 
-@stage(version=5, makes=Table, heavy=True)
+@stage(version=6, makes=Table, heavy=True)
 def generate(run: Run, policy: Policy, problems: Table, config: GenerateConfig) -> Summary:
     """Sample trajectories: `trajectories.parquet`, one row a completion.
 

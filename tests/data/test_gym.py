@@ -20,19 +20,13 @@ NO_GOLD = {
 """Families that give no answer, and an item of each with one that was worked out by hand."""
 
 LENIENT = {
-    "coin_flip",  # a probability within 1e-4
-    "fraction_simplification",  # a fraction somewhere in the text
+    "fraction_simplification",  # a dollar sign in another place
     "game_of_life",  # -0
-    "game_of_life_halting",  # whatever is not the opposite
-    "gsm_symbolic",  # a number somewhere in the text, without its sign
-    "kakurasu",  # a grid with something around it
-    "knights_knaves",
-    "letter_jumble",
+    "kakurasu",  # -1
     "polynomial_multiplication",  # terms in another order are no miss
-    "quantum_lock",
+    "quantum_lock",  # another way to the same state, and whatever is no button
     "simple_integration",  # terms in another order are no miss
-    "sokoban",
-    "survo",
+    "sokoban",  # whatever is no move
 }
 """Families whose own scorers give 1 to some near misses."""
 
@@ -86,6 +80,33 @@ def test_a_mixture_is_scored_by_the_family_of_its_item() -> None:
     asked = problem("composite", "7", {"source_dataset": "chain_sum"})
     assert [verify(asked, f"<think>so</think> {said}", "chat").status for said in ("7", "8")] == ["correct", "wrong"]
     assert not is_gym("reasoning_gym:composite")
+
+
+@pytest.mark.parametrize(
+    ("family", "gold", "metadata", "taken", "refused"),
+    [
+        ("coin_flip", "0.03125", {}, ["0.03125", "1/32", "0.0312"], ["0", "0.03", "0.0", "-0.03125"]),
+        ("complex_arithmetic", "1.0 + 2.0i", {"result": [1, 2]}, ["1 + 2i", "(1+2i)"], ["nan", "nani", "1 - 2i"]),
+        ("game_of_life_halting", "True", {}, ["True", "true"], ["False", "no", "?", "True False"]),
+        ("game_of_life_halting", "False", {}, ["False", "false"], ["True", "yes", "42"]),
+        ("gsm_symbolic", "42", {}, ["42", "42.0", "the answer is 42"], ["-42", "42 43", "42 or 41", "x42", "42 km"]),
+        ("codeio", "[]", {}, ["[]"], ["{}", "{ }"]),
+        ("power_function", "4.814e-23", {}, ["4.81e-23", "4.814e-23"], ["4", "4.8", "-4.814e-23", "0"]),
+        ("letter_jumble", "act on", {}, ["act on", "Act on"], ["act on act on", "act on or go", "act"]),
+        ("knights_knaves", "Al is a knight, and Bo is a knave.", {}, ["Al is a knight and Bo is a knave"],
+         ["Al is a knight knave, and Bo is a knave knight", "Al is a knave, and Bo is a knight."]),
+        ("propositional_logic", None, {"variables": ["P", "Q"], "premises": ["(P ↔ Q)", "Q", "¬R"]}, ["(P ∧ Q)"],
+         ["(P ↔ Q)", "P↔Q", "((P ↔ Q))", "Q", "R"]),
+    ],
+)  # fmt: skip
+def test_what_a_scorer_takes_though_it_is_no_answer(
+    family: str, gold: str | None, metadata: object, taken: list[str], refused: list[str]
+) -> None:
+    asked = problem(family, gold, metadata)
+    for said in taken:
+        assert verify(asked, f"<think>so</think> {said}", "chat").status == "correct", said
+    for said in refused:
+        assert verify(asked, f"<think>so</think> {said}", "chat").status in ("wrong", "unparseable"), said
 
 
 @pytest.mark.parametrize(

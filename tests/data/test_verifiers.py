@@ -62,6 +62,13 @@ def judged(solution: str, answer: str, verifier: str = "math") -> Verdict:
         ("42", r"the answer is \boxed{ 42 }."),
         ("42", "答案是 42。"),
         ("42", "x = 42"),
+        ("42", r"**Answer:** \boxed {42}"),
+        ("42", "**Answer:** 42"),
+        ("1000000", r"1{,}000{,}000"),
+        ("1000000", r"1\,000\,000"),
+        ("3/2", "1 1/2"),
+        ("3/2", r"1\tfrac12"),
+        ("-1/2", r"\frac{1}{-2}"),
         ("42", r"first 3 + 39, so \boxed{42}"),
         ("42", r"\boxed{42} and again \boxed{ 42 }"),
         ("42", r"\boxed{41 \boxed{42}"),
@@ -113,6 +120,14 @@ def test_wrong_answers_are_wrong(gold: str, answer: str) -> None:
         "42!",
         r"42^{1}",
         "not 42",
+        "4 2/1",
+        "41 4/2",
+        r"4\,2",
+        "-x = 42",
+        "x != 42",
+        "log x = 42",
+        "I doubt that it is 42",
+        "也许是42",
         "the answer is not: 42",
         "2^{10000000000}",
         "9" * 10_000,
@@ -240,8 +255,8 @@ def test_equal_programs_run_once_and_verdicts_keep_their_order() -> None:
 
 
 def test_hostile_answers_spoil_none_behind_them() -> None:
-    hostile = [(problem("x+y+z+w"), zero(SLOW + f"+{n}")) for n in range(4)]
-    good = [(problem("x+1"), zero(f"{n}+x-{n - 1}")) for n in range(2, 22)]
+    hostile = [(problem("x+y+z+w"), zero(SLOW + f"+{n}")) for n in range(1, 5)]
+    good = [(problem("x+1"), zero(rf"\frac{{{n}x+{n}}}{{{n}}}")) for n in range(2, 22)]
     verdicts = verify_all([*hostile, *good, *hostile], "zero", workers=2, timeout_s=1.0)
     assert [verdict.status for verdict in verdicts] == ["timeout"] * 4 + ["correct"] * 20 + ["timeout"] * 4
 

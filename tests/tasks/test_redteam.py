@@ -12,6 +12,7 @@ import pytest
 from data import sandbox
 from data.redteam import Attempt, attempts, bait
 from data.sandbox import Isolation, choose, refusal
+from data.verifiers import VERIFIERS
 from tasks import redteam
 from tasks.redteam import Finding, Row, examined, gate, judge, known, settings, table
 from tasks.rewards import RewardWeights
@@ -46,12 +47,8 @@ def test_every_cheat_is_held_under_every_setting_and_every_right_answer_is_taken
 def test_honest_answers_stand_for_every_problem() -> None:
     problems = {each.problem.key for each in attempts()}
     assert {each.problem.key for each in attempts() if each.kind == "wrong"} == problems
-    assert {each.problem.verifier for each in attempts() if each.kind == "right"} == {
-        "math",
-        "choice",
-        "code",
-        "expression",
-    }
+    right = {each.problem.verifier.partition(":")[0] for each in attempts() if each.kind == "right"}
+    assert right == VERIFIERS.keys() - {"judge"}
 
 
 def test_a_comparison_of_prefixes_lets_a_cheat_through(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
