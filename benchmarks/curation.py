@@ -137,6 +137,10 @@ def figures(made: Made) -> None:
         for name, value in (("precision", score.precision), ("recall", score.recall)):
             what = f"curation: {name}, {defect}, {score.planted} planted"
             _keep(made, what, value, unit="of 1", goal="= 1" if exact else ">= 0.98")
+    left = audit.judged(truth, dropped).filter(pl.col("reason").is_null())["defect"]
+    for defect in ("duplicate", "contaminated"):
+        many = int((left == defect).sum())
+        _keep(made, f"curation: rows left in the set although planted, {defect}", many, unit="rows", goal="= 0")
     named = audit.partners_named(truth, dropped)
     _keep(made, "curation: copies whose partner is named", named.recall, unit="of 1", goal=">= 0.98")
     with pl.Config(tbl_rows=100, fmt_str_lengths=80, tbl_width_chars=160):

@@ -37,10 +37,11 @@ AFTER_A_VARIABLE: Final = (
 )
 """Words that follow a variable and no article."""
 ARTICLE: Final = re.compile(
-    rf"(?:(?<=[a-z]{{2}} )|(?<=[,;:] ))a(?= (?!(?:{'|'.join(AFTER_A_VARIABLE)})(?![a-z]))(?i:[a-z])[a-z])"
+    rf"(?i)(?:(?<=[a-z]{{2}} )|(?<=[,;:] ))(?-i:a|A(?= [A-Zſ]{{2}}))(?= (?!(?:{'|'.join(AFTER_A_VARIABLE)})(?![a-z]))"
+    r"[a-z]{2})"
 )
-"""An "a" that is no variable: after a word or comma, before a word that can follow an article. Whether an "A" is one,
-or what begins a line or stands among signs, cannot be told."""
+"""An "a" that is no variable: after a word or comma, before a word that can follow an article; an "A" only before one
+in capitals. Whether another "A" is one, or what begins a line or stands among signs, cannot be told."""
 
 LINE_UNITS: Final = 3
 """A line of fewer units may come back as often as it likes."""

@@ -358,17 +358,17 @@ def _is_single(points, marks, number, at):  # type: ignore[no-untyped-def]
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
 def _is_article(points, marks, number, at, followers):  # type: ignore[no-untyped-def]
     """Whether an "a" is one: `data.units.ARTICLE`."""
-    if points[at] != 97 or marks[at] & CAPITAL or at < 2 or points[at - 1] != 32:
+    if points[at] != 97 or at < 2 or at + 3 >= number or points[at - 1] != 32 or points[at + 1] != 32:
         return False
     comma = points[at - 2] == 44 or points[at - 2] == 58 or points[at - 2] == 59
-    if not comma and not (at > 2 and _is_small(points, marks, at - 2) and _is_small(points, marks, at - 3)):
+    if not comma and not (at > 2 and _is_latin(points, at - 2) and _is_latin(points, at - 3)):
         return False
-    if at + 3 >= number or points[at + 1] != 32 or not 97 <= points[at + 2] <= 122:
+    if marks[at] & CAPITAL and not (marks[at + 2] & CAPITAL and marks[at + 3] & CAPITAL):
         return False
-    end = at + 3
-    while end < number and _is_small(points, marks, end):
+    end = at + 2
+    while end < number and _is_latin(points, end):
         end += 1
-    return end > at + 3 and (marks[at + 2] & CAPITAL or not _spells(points, at + 2, end, followers))
+    return end > at + 3 and not _spells(points, at + 2, end, followers)
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -376,15 +376,13 @@ def _is_hyphen(points, number, at):  # type: ignore[no-untyped-def]
     """Whether a sign is a hyphen with two letters from a to z on both sides."""
     if points[at] != 45 or at < 2 or at + 2 >= number:
         return False
-    for each in (at - 2, at - 1, at + 1, at + 2):  # noqa: SIM110
-        if not 97 <= points[each] <= 122:
-            return False
-    return True
+    before = _is_latin(points, at - 2) and _is_latin(points, at - 1)
+    return before and _is_latin(points, at + 1) and _is_latin(points, at + 2)
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
-def _is_small(points, marks, at):  # type: ignore[no-untyped-def]
-    return 97 <= points[at] <= 122 and not marks[at] & CAPITAL
+def _is_latin(points, at):  # type: ignore[no-untyped-def]
+    return 97 <= points[at] <= 122
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]

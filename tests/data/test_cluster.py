@@ -52,6 +52,12 @@ def digests(given: Input, folder: Path, cluster: str = "") -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.parquet"))}
 
 
+def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an extra that is not installed")
+    with pytest.raises(ValueError, match="no Ray cluster at auto"):
+        digests(tables(tmp_path / "in"), tmp_path / "out", "auto")
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """That of a cluster whose head does no work and whose two nodes have a processor each."""
@@ -91,12 +97,6 @@ def test_an_error_of_a_node_is_the_builds_own(address: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"3\.parquet row 1: prompt is missing"):
         digests(given, tmp_path / "there", address)
     assert not list((tmp_path / "there").glob("*.parquet"))
-
-
-def test_an_address_where_nobody_answers(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is an extra that is not installed")
-    with pytest.raises(ValueError, match="no Ray cluster at auto"):
-        digests(tables(tmp_path / "in"), tmp_path / "out", "auto")
 
 
 def test_ray_is_asked_for_and_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,23 @@ from data.units import (
 
 PIECES = [
     *"abc xyz  \n\n..!?;。！，；一二三十我们的x1 2.5 3.1.4 -+*/=<>×÷−`_é İßK４²Ⅷ〇々ア한\t~\u3000\x1c\u0301",
-    *(" a ", "an", "so a word", ", a ", "A ", "B a", "is", " and ", "ſo a Kat", "so a Row", "on-on", "x-", "on - "),
+    *(
+        " a ",
+        "an",
+        "so a word",
+        ", a ",
+        "A ",
+        "B a",
+        "is",
+        " and ",
+        "ſo a Kat",
+        "so a Row",
+        "SO A ROW",
+        "A ſO",
+        "on-on",
+        "x-",
+        "on - ",
+    ),
     *("```", "fourteen", "seven", "no", "not ", "\n\n", "\n \n", "10.", "four", "teen", "a ", "so we do it. "),
 ]
 
@@ -127,6 +143,10 @@ def test_an_article_is_no_numeral() -> None:
         "so, a word: a row; a case",
         "insert a second row",
         "take a Row",
+        "TAKE A ROW",
+        "SO, A DNA",
+        "SO a row",
+        "so a ROW",
         "the a left-hand side",
     ):
         assert numerals(text) == re.findall("second", text), text
@@ -134,8 +154,9 @@ def test_an_article_is_no_numeral() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["A is a", "say A number", "a number", "x a number", "2 a number", "x = a number", "so a B", "so a x", "so a is it",
-     "so a and so", "so a, or", "so a  row", "so a\nrow", "(a row", "so-a row", "SO a row", "so a ROW", "so\ta row",
+    ["A is a", "say A number", "so A Row", "SO A IS", "a number", "x a number", "2 a number", "x = a number",
+     "so a B", "so a x", "so a is it",
+     "so a and so", "so a, or", "so a  row", "so a\nrow", "(a row", "so-a row", "so\ta row",
      "一 a row", "i, a i"],
 )  # fmt: skip
 def test_a_letter_that_may_be_a_variable_is_a_numeral(text: str) -> None:
