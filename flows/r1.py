@@ -188,4 +188,6 @@ def chain(recipe: Recipe, on: Ground, base: Policy, student: Policy, beside: Bes
     }
     trained = {"zero": zero, "dev2": dev2, "dev2_without_language_reward": dev2_plain, "r1": final,
                "student_rl": student_rl, **beside.trained}  # fmt: skip
-    return report("report", evaluations, curves, trained, rows, judges, recipe.evaluation)
+    begun = (("base", recipe.base, base), ("student_base", recipe.student, student))
+    read_on = {name: policy for name, config, policy in begun if config.midtrain}
+    return report("report", evaluations, curves, trained, rows, judges, recipe.evaluation, read_on)

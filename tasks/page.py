@@ -22,7 +22,8 @@ Interval = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a page shows. `sources` names the artifact that each set of figures comes from."""
+    """What a page shows. `sources` names the artifact that each set of figures comes from, `readings` are the
+    summaries of mid-trainings."""
 
     models: Models
     findings: Sequence[Finding]
@@ -34,6 +35,7 @@ class Content:
     replies: Frames
     config: EvaluationConfig
     sources: Mapping[str, str]
+    readings: Models
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def render(content: Content) -> str:
         Section("reflection", "Reflection", _figure(drawn, "reflection", _REFLECTION)),
         Section("distillation", "Distillation against RL", _distillation(content.models, content.config)),
         Section("health", "Training health", _figure(drawn, "health", _HEALTH)),
+        *([Section("reading", "Mid-training", _readings(content.readings))] if content.readings else []),
         Section("samples", "Responses side by side", _samples(content)),
         Section("sources", "Where the figures come from", _sources(content.sources)),
     ]
@@ -118,6 +121,14 @@ def votes_of(config: EvaluationConfig) -> str:
     return f"cons@{config.num_generations}"
 
 
+TEXT_LOSSES = ("heldout_text_loss_before", "heldout_text_loss")
+"""What a mid-training's summary says of ordinary text: nats a token before and after."""
+
+_READINGS = (
+    "What a base read on top of what it knew: ordinary text mixed with worked problems. The loss is the mean "
+    "cross-entropy of a token in nats on ordinary text that nothing is trained on, and tells how much of a language "
+    "model is left."
+)
 _ZERO = (
     "Left: right answers on held-out problems at each checkpoint, as the mean over samples (pass@1) and "
     "as the majority vote of a problem's samples. Right: tokens a response. Bands are 95 % intervals over "
@@ -379,6 +390,19 @@ def _samples(content: Content) -> str:
     )
     reasoning, general = side_by_side(content.answers, 3), side_by_side(content.replies, 2)
     return f'<p class="note">{note}</p>{reasoning}{general}'
+
+
+def _readings(readings: Models) -> str:
+    rows = [
+        (
+            tag(name),
+            f"{told['tokens']:,}",
+            *(f"{told[key]:.2f}" for key in TEXT_LOSSES),
+        )
+        for name, told in readings.items()
+    ]
+    head = ("", "Tokens read", "Loss on held-out text before", "after")
+    return _table(head, rows, "sources") + f'<p class="note">{_READINGS}</p>'
 
 
 def _sources(sources: Mapping[str, str]) -> str:

@@ -37,7 +37,7 @@ STARTS = {"zero": "base", "dev2": "dev1", "dev2_without_language_reward": "dev1"
 """Where the training that a curve follows begins."""
 
 
-@stage(version=4, makes=Report)
+@stage(version=5, makes=Report)
 def report(
     run: Run,
     evaluations: Mapping[str, Report],
@@ -46,8 +46,9 @@ def report(
     rows: Table,
     judges: Sequence[Judge],
     config: EvaluationConfig,
+    read_on: Mapping[str, Policy],
 ) -> Summary:
-    """Write what a run shows, as figures, values and a page.
+    """Write what a run shows, as figures, values and a page; `read_on` are the policies that were mid-trained.
 
     `models.json` and `findings.json`; `scores.parquet`, a value a model, measure and problem, and
     `curves.parquet`, which they are made of; `report.html`, and some of its figures under `figures`.
@@ -77,6 +78,7 @@ def report(
     write_table(run.folder / "curves.parquet", curves_frame(traced))
     drawn = draw(models, traced, histories, rows, config)
     publish(drawn, run.folder / "figures")
+    readings = {name: each.record()["summary"] for name, each in read_on.items()}
     sources = {name: each.key for name, each in evaluations.items()} | {rows.name: rows.key}
     domains = declared(rows.record())
     content = page.Content(
@@ -90,9 +92,11 @@ def report(
         replies,
         config,
         sources,
+        readings,
     )
     (run.folder / "report.html").write_text(page.render(content), encoding="utf-8")
-    return summary(models, findings)
+    losses = {f"{name}/{key}": told[key] for name, told in readings.items() for key in page.TEXT_LOSSES}
+    return summary(models, findings) | losses
 
 
 def judged(general: Mapping[str, pl.DataFrame], judges: Sequence[Judge], device: str) -> dict[str, pl.DataFrame]:

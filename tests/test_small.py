@@ -63,3 +63,5 @@ def test_all_of_it_is_made_and_shown(tmp_path: Path) -> None:
         told = read_json(tmp_path / "runs" / f"midtrain-{stages[name]['fingerprint']}" / "record.json")["summary"]
         assert 0 < told["heldout_text_loss"] < 20
         assert told["heldout_text_loss"] != told["heldout_text_loss_before"]
+        before, after = (f"{told[key]:.2f}" for key in ("heldout_text_loss_before", "heldout_text_loss"))
+        assert f"<td>{told['tokens']:,}</td><td>{before}</td><td>{after}</td>" in page

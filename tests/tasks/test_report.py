@@ -178,6 +178,14 @@ def rejection(runs: Path) -> Table:
     return made
 
 
+def read(runs: Path) -> Policy:
+    made = Policy("base", "midtrain", "base", runs)
+    made.folder.mkdir(parents=True)
+    told = {"tokens": 9_830_400, "heldout_text_loss_before": 2.804, "heldout_text_loss": 3.341}
+    write_json(made.folder / RECORD, dict.fromkeys(RECORDED, 0) | {"summary": told})
+    return made
+
+
 def judge(runs: Path) -> Judge:
     """A real reward model, untrained, whose scores of two different replies differ."""
     torch.manual_seed(0)
@@ -205,7 +213,8 @@ def made(
     trained = {name: training(runs, name) for name in TRAINED}
     run = Run(Step(artifact, 1, {}, {}, cached=False), Session(runs, "run"))
     body = report.__wrapped__  # type: ignore[attr-defined]
-    return artifact.folder, body(run, evaluations, curves, trained, rejection(runs), judges, CONFIG)
+    read_on = {"base": read(runs)} if "base" in behaviours else {}
+    return artifact.folder, body(run, evaluations, curves, trained, rejection(runs), judges, CONFIG, read_on)
 
 
 @pytest.fixture(scope="module")
@@ -392,6 +401,14 @@ def test_the_page_shows_figures_verdicts_and_text_as_it_is(tags: Tags) -> None:
     assert "三 <think> 3" in tags.text  # what is not well formed stands as it is
     assert "en 2 of 4 words" in tags.text
     assert "evaluate-zero" in tags.text
+
+
+def test_what_mid_training_cost_stands_on_the_page_and_in_the_summary(tmp_path: Path) -> None:
+    folder, summary = made(tmp_path, BEHAVIOURS)
+    assert summary["base/heldout_text_loss_before"] == 2.804
+    assert summary["base/heldout_text_loss"] == 3.341
+    written = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<td>9,830,400</td><td>2.80</td><td>3.34</td>" in written
 
 
 def test_the_best_of_a_row_is_bold(finished: Path) -> None:
