@@ -399,9 +399,20 @@ def _explain(error: ValidationError, origin: Origin) -> str:
         message = f"{key} is missing"
     elif first["type"] == "value_error":
         message = f"{key + ': ' if key else ''}{_plain(first['msg'])}"
+        location = _blamed(location, first["msg"], origin)
     else:
         message = f"{key} = {first['input']!r}: {_plain(first['msg'])}"
     return f"{origin.where(location)}: {message}"
+
+
+def _blamed(table: list[str], message: str, origin: Origin) -> list[str]:
+    """The setting of a table that its message names and the command line changed, or the table."""
+    words = set(re.findall(r"\w+", message))
+    for change in origin.changes:
+        *above, name = change.split(".")
+        if above == table and name in words:
+            return [*table, name]
+    return table
 
 
 def _plain(message: str) -> str:

@@ -166,6 +166,13 @@ def test_a_mistake_in_a_change_is_named(tmp_path: Path, change: str, message: st
         load(written(tmp_path, "seed = 1\n" + MINIMAL + "[zero]\nmax_steps = 4\n"), [change])
 
 
+def test_of_several_changes_the_one_that_a_message_speaks_of_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^--set zero\.save_steps: zero: save_steps = 3 is not a multiple"):
+        load("tiny", ["zero.max_steps=2", "zero.save_steps=3", "zero.beta=0.1"])
+    with pytest.raises(ValueError, match=r"^--set zero\.beta: zero\.beta = -1: input should be greater"):
+        load("tiny", ["zero.max_steps=2", "zero.beta=-1"])
+
+
 def test_paths_are_relative_to_the_recipe_and_in_changes_to_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
