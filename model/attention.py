@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ModelConfig
-from model.lean import SHORT, KeysAndValues, RotatedHeads, ShortAttention, is_lean
+from model.lean import SHORT, KeysAndValues, RotatedHeads, ShortAttention, is_lean, norm_of
 
 LATENT_EPS = 1e-6  # the norms of both latents keep this, whatever rms_norm_eps says
 
@@ -162,7 +162,7 @@ class MLA(nn.Module):
 
 def _norm(latent: Tensor, norm: nn.RMSNorm) -> Tensor:
     """Under autocast the latent comes in 16 bits; the norm is taken in the type of its weight."""
-    return norm(latent.to(norm.weight.dtype))
+    return norm_of(latent.to(norm.weight.dtype), norm)
 
 
 class LatentCache:

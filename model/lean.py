@@ -23,7 +23,7 @@ PART = 1024  # tokens whose intermediate values exist at a time
 
 
 def is_lean(x: Tensor) -> bool:
-    """Whether these functions serve a tensor: float32 on a CPU."""
+    """Whether these functions serve a tensor: float32 on a CPU, where no compiler joins the plain formulas itself."""
     if torch.compiler.is_compiling():
         return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
@@ -36,6 +36,13 @@ def beside_norm(x: Tensor, norm: nn.RMSNorm) -> tuple[Tensor, Tensor]:
     return _BesideNorm.apply(x, norm.weight, norm.eps)
 
 
+def norm_of(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """The norm of x (..., D) alone."""
+    if not (is_lean(x) and torch.is_grad_enabled()):
+        return norm(x)
+    return _BesideNorm.apply(x.contiguous(), norm.weight, norm.eps)[1]
+
+
 class _BesideNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -44,19 +51,25 @@ class _BesideNorm(torch.autograd.Function):
         r = squares.mean(-1, keepdim=True).add_(eps).rsqrt_()
         normed = torch.mul(x, r, out=squares).mul_(weight)
         ctx.save_for_backward(x, r, weight)
+        ctx.set_materialize_grads(False)
         return x.view_as(x), normed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_normed: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, grad_normed: Tensor | None) -> tuple[Tensor | None, ...]:
         """d x = grad + g w r - x r^3 mean(g w x); d w = sum g x r, g being the gradient of the norm."""
+        if grad_normed is None:
+            return grad, None, None
         x, r, weight = ctx.saved_tensors
         scaled = torch.mul(x, r)
         grad_weight = scaled.mul_(grad_normed).sum(tuple(range(x.ndim - 1)))
         through = grad_normed * weight
         along = torch.mul(through, x, out=scaled).sum(-1, keepdim=True)
         slope = (-0.5 * along * r.pow(3)).div_(x.shape[-1]).mul_(2)
-        return through.mul_(r).add_(grad).add_(torch.mul(x, slope, out=scaled)), grad_weight, None
+        through.mul_(r)
+        if grad is not None:
+            through += grad
+        return through.add_(torch.mul(x, slope, out=scaled)), grad_weight, None
 
 
 def residual(x: Tensor, change: Tensor) -> Tensor:
@@ -87,7 +100,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def _swiglu_gradients(grad: Tensor, gate: Tensor, up: Tensor, grad_gate: Tensor, grad_up: Tensor) -> None:
-    """Write both gradients of silu(gate) * up."""
+    """Write both gradients of silu(gate) * up; to take silu again costs less than to keep it."""
     torch.ops.aten.silu.out(gate, out=grad_up)
     grad_up.mul_(grad)
     torch.mul(grad, up, out=grad_gate)

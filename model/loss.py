@@ -117,10 +117,12 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_, head_ = hidden.to(ctx.kind), head.to(ctx.kind)
         grad_hidden = torch.empty_like(hidden_)
         grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        scratch = torch.empty_like(kept[0]) if kept else None
         for number, part in enumerate(_parts(len(targets), ctx.chunk)):
             logprobs = kept[number] if kept else _log_softmax(hidden_[part], head_, ctx.temperature)
             slope = (grad[part] / ctx.temperature)[:, None]
-            grad_logits = logprobs.exp().mul_(-slope).scatter_add_(1, targets[part, None], slope).to(ctx.kind)
+            probs = logprobs.exp_() if scratch is None else torch.exp(logprobs, out=scratch[: len(logprobs)])
+            grad_logits = probs.mul_(-slope).scatter_add_(1, targets[part, None], slope).to(ctx.kind)
             torch.mm(grad_logits, head_, out=grad_hidden[part])
             if grad_head is not None:
                 grad_head += grad_logits.t() @ hidden_[part]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model.attention import MLA, Rope
 from model.config import ModelConfig
 from model.language import LanguageModel, TextScorer
-from model.lean import beside_norm, residual
+from model.lean import beside_norm, norm_of, residual
 from model.moe import MLP, Experts, Gate, MoE
 
 
@@ -119,7 +119,7 @@ class Backbone(nn.Module):
         rotation = self.rotation(tokens_BT.shape[1])
         for block in self.blocks:
             x = _through(block, x, rotation, mask_BT, routing)
-        return self.norm(x)
+        return norm_of(x, self.norm)
 
     def numbered_moe_layers(self) -> list[tuple[int, MoE]]:
         """Layers with routed experts by the number that official tensor names give them."""

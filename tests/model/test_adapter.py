@@ -126,7 +126,7 @@ def test_a_decoder_shares_the_weights_that_stand_still_and_copies_the_adapter(tm
     shared = {name for name, weight in ours.items() if weight.data_ptr() == theirs[name].data_ptr()}
     assert shared == {name for name in theirs if ".lora_" not in name}
     assert {weight.dtype for weight in ours.values()} == {torch.bfloat16}
-    decoder = CapturingDecoder(model, torch.bfloat16, lambda work: work, 8)
+    decoder = CapturingDecoder(model, torch.bfloat16, lambda: lambda work: work, 8)
     adapter.reference_of(model)
     trained(model)
     decoder.begin(model, 1.0)

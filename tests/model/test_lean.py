@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model.attention import rotate
-from model.lean import ExpertsLayer, KeysAndValues, RotatedHeads, beside_norm, residual, swiglu
+from model.lean import ExpertsLayer, KeysAndValues, RotatedHeads, beside_norm, norm_of, residual, swiglu
 
 
 def equal_with_gradients(one, other, leaves):
@@ -32,6 +32,13 @@ def test_a_norm_beside_its_stream():
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     stream = x * 1.0
     assert equal_with_gradients(beside_norm(stream, norm), (stream, norm(stream)), [x, norm.weight])
+
+
+def test_a_norm_of_a_part_of_a_product():
+    x, weight, norm = leaf(3, 70, 40), leaf(24, 24, seed=1), nn.RMSNorm(24, 1e-6)
+    part = (x * 1.0).split([24, 16], -1)[0]
+    results = [norm_of(part, norm) @ weight], [norm(part) @ weight]
+    assert equal_with_gradients(*results, [x, norm.weight, weight])
 
 
 def test_gate_and_up():

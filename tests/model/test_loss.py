@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.loss import token_logprobs
 
@@ -62,3 +63,25 @@ def test_a_head_that_stands_still_is_spared_its_gradient(case):
     (token_logprobs(own, fixed, targets)[0] * weight).sum().backward()
     assert torch.equal(own.grad, hidden.grad)
     assert fixed.grad is None
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers of any tensor that an operation makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(each.numel() for each in [made] if isinstance(each, torch.Tensor))])
+        return made
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_logits_of_more_than_a_chunk_of_tokens_never_exist(entropy, monkeypatch):
+    """Neither on the way forth nor back, where those of all tokens would be large."""
+    monkeypatch.setattr("model.loss.KEPT_BYTES", 4 * 600 * 300 - 1)
+    hidden, head = torch.randn(600, 16, requires_grad=True), torch.randn(300, 16, requires_grad=True)
+    targets = torch.randint(0, 300, (600,))
+    with Largest() as largest:
+        token_logprobs(hidden, head, targets, chunk=50, entropy=entropy)[0].sum().backward()
+    assert largest.numbers == 50 * 300

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model.decode import Decoder
 from model.draw import draw, uniform
 from model.sampler import logprobs, sample
 
@@ -67,6 +68,16 @@ def test_a_sample_is_handed_over_as_it_ends_while_others_decode(build):
         for place, event in enumerate(events):
             if event[1] == total:
                 assert event[0] == sum(before < place for before, _ in handed)
+
+
+def test_a_prompt_is_computed_once_for_all_of_its_samples(build, monkeypatch):
+    lengths, prefill = [], Decoder.prefill
+    monkeypatch.setattr(
+        Decoder, "prefill", lambda self, tokens, of: lengths.extend(of.tolist()) or prefill(self, tokens, of)
+    )
+    sample(build(), PROMPTS, SEEDS, **SETTINGS)
+    assert sorted(lengths) == sorted(map(len, PROMPTS))
+    assert sum(map(len, SEEDS)) > len(PROMPTS)
 
 
 def test_samples_end_at_a_stop_id_or_at_the_limit(build):
