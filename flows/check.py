@@ -16,13 +16,15 @@ from flows.inspect import lengths_asked
 from flows.plan import plan
 from flows.recipe import BaseConfig, Recipe
 from model import checkpoint, gguf
+from model.foreign import ForeignModel
 from model.tokenizer import Tokenizer
 from tasks import roles
 from tasks.collect import by_rule
 from tasks.forecast import Forecaster, Supply
+from tasks.lora import adapted_bytes, learning_in
 from tasks.midtrain import beginner
-from tasks.pace import Lesson, measured, memory_of, parameters_of, parts_of, shortage
-from tasks.rollout import Speaker, speaker_in
+from tasks.pace import Lesson, frozen_bytes_of, measured, memory_of, parameters_of, parts_of, shortage, trained_of
+from tasks.rollout import Speaker
 from tasks.sft import build_tokenizer
 from tasks.survey import Survey, answers, read_on, room, survey, told
 
@@ -49,7 +51,7 @@ def _checked(recipe: Recipe, device: str, processes: int, place: Path) -> Iterat
     if base is None:
         yield "base: made by the recipe, so there is nobody to ask yet", False
         return
-    speaker = speaker_in(base, device)
+    speaker = learning_in(base, device, recipe.zero.lora, recipe.zero.seed)
     assert recipe.base.path is not None
     yield from ((line, False) for line in _described(recipe.base.path, speaker))
     for line in _cut_off(recipe, speaker, surveys):
@@ -125,7 +127,12 @@ def _cut_off(recipe: Recipe, speaker: Speaker, surveys: list[Survey]) -> list[st
 def _needs(recipe: Recipe, speaker: Speaker, device: str) -> str | None:
     """Say where the device is too small for what does not depend on lengths; None where it is not."""
     beta = max(recipe.zero.beta, recipe.reasoning.beta, recipe.alignment.beta)
-    return shortage(f"RL on {device}", parts_of(parameters_of(speaker), beta), memory_of(device))
+    parameters, has = parameters_of(speaker), memory_of(device)
+    parts = parts_of(trained_of(speaker), beta, frozen_bytes_of(speaker))
+    told = shortage(f"RL on {device}", parts, has, parameters)
+    if told and recipe.zero.lora is None and isinstance(speaker.model, ForeignModel):
+        return f"{told}; an adapter ([zero.lora]) leaves of these {adapted_bytes(parameters, device) / 1e9:.1f} GB"
+    return told
 
 
 def _forecast(

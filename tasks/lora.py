@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from data.lineage import WHEN_SET, Policy, Settings, seed_of
 from model.adapter import adapt
-from tasks.rollout import Speaker, load
+from tasks.rollout import Speaker, speaker_in
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,13 +35,23 @@ LORA: Any = Field(
 
 def learning(policy: Policy, device: str, lora: LoraConfig | None, seed: int) -> Speaker:
     """Read a policy that is to be trained, with an adapter in it where one is asked for."""
-    speaker = load(policy, device, frozen_type(lora, device))
+    return learning_in(policy.checkpoint, device, lora, seed)
+
+
+def learning_in(folder: Path, device: str, lora: LoraConfig | None, seed: int) -> Speaker:
+    """`learning` of a checkpoint folder."""
+    speaker = speaker_in(folder, device, frozen_type(lora, device))
     return Speaker(adapted(speaker.model, lora, seed), speaker.tokenizer)
 
 
 def frozen_type(lora: LoraConfig | None, device: str) -> torch.dtype:
     """The type that a policy is read in: weights that stand still need no more than products on a GPU take."""
     return torch.bfloat16 if lora and device.startswith("cuda") else torch.float32
+
+
+def adapted_bytes(parameters: int, device: str) -> int:
+    """Bytes of so many weights that stand still on a device, without the adapter, which is small beside them."""
+    return parameters * frozen_type(LoraConfig(), device).itemsize
 
 
 def adapted(model: M, lora: LoraConfig | None, seed: int) -> M:

@@ -25,8 +25,9 @@ from model.optim import adamw
 from tasks.batch import padded_batches
 from tasks.grpo import GRPOConfig, learner, update
 from tasks.launch import Tell, launch
+from tasks.lora import learning_in
 from tasks.midtrain import PASS_TOKENS, MidtrainConfig
-from tasks.rollout import Speaker, rollout, speaker_in
+from tasks.rollout import Speaker, rollout
 from tasks.sft import SFTConfig, Student, window_batches
 
 ASKED: Final = 32
@@ -87,7 +88,8 @@ def measured(
 ) -> Pace:
     """Time the policy of a folder as `measure` does, in as many processes as its stages will take."""
     if processes == 1:
-        return measure(speaker_in(folder, device), problems, lesson, device, isolation)
+        lora, seed = lesson.reinforcing.lora, lesson.reinforcing.seed
+        return measure(learning_in(folder, device, lora, seed), problems, lesson, device, isolation)
     given = (folder, problems, lesson, device, isolation)
     found: Pace = launch(processes, device, measure_as_rank, given, lambda what, *values: None)
     return found
@@ -98,7 +100,8 @@ def measure_as_rank(
 ) -> Pace:
     """`measure` as one rank of several, on a GPU of its own where the device is one."""
     own = f"cuda:{ranks.rank()}" if device == "cuda" else device
-    return measure(speaker_in(folder, own), problems, lesson, own, isolation)
+    lora, seed = lesson.reinforcing.lora, lesson.reinforcing.seed
+    return measure(learning_in(folder, own, lora, seed), problems, lesson, own, isolation)
 
 
 def measure(speaker: Speaker, problems: Sequence[Problem], lesson: Lesson, device: str, isolation: Isolation) -> Pace:
@@ -302,14 +305,31 @@ def memory_of(device: str) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def parts_of(parameters: int, beta: float) -> dict[str, int]:
-    """Bytes of each part of an update, activations not counted: float32 throughout, AdamW with two moments."""
+def parts_of(parameters: int, beta: float, frozen_bytes: int = 0) -> dict[str, int]:
+    """Bytes of each part of an update, activations not counted: float32 throughout, AdamW with two moments.
+
+    `parameters` are those that are trained; `frozen_bytes` have the weights that stand still beside an adapter.
+    """
     whole = FLOAT_BYTES * parameters
-    return {"weights": whole, "gradients": whole, "AdamW": 2 * whole} | ({"reference": whole} if beta else {})
+    parts = {"weights": whole + frozen_bytes, "gradients": whole, "AdamW": 2 * whole}
+    return parts | ({"reference": whole} if beta else {})
 
 
-def shortage(name: str, parts: Mapping[str, int], has: int) -> str | None:
-    """Say which part needs how much where the parts are more than a device has, and what would fit; None if not."""
+def frozen_bytes_of(speaker: Speaker) -> int:
+    """Bytes of a policy's weights that are not trained."""
+    return sum(each.nbytes for each in speaker.model.parameters() if not each.requires_grad)
+
+
+def trained_of(speaker: Speaker) -> int:
+    """How many parameters of a policy are trained."""
+    return sum(each.numel() for each in speaker.model.parameters() if each.requires_grad)
+
+
+def shortage(name: str, parts: Mapping[str, int], has: int, parameters: int | None = None) -> str | None:
+    """Say which part needs how much where the parts are more than a device has, and what would fit; None if not.
+
+    `parameters` are those of the policy, where not all of its weights are float32.
+    """
     needed = sum(parts.values())
     if needed <= has:
         return None
@@ -318,7 +338,7 @@ def shortage(name: str, parts: Mapping[str, int], has: int) -> str | None:
     if without <= has:
         remedy = f"beta = 0, which needs no reference, would fit with {without / 1e9:.1f} GB"
     else:
-        parameters = parts["weights"] // FLOAT_BYTES
+        parameters = parameters or parts["weights"] // FLOAT_BYTES
         remedy = f"a base of at most {int(parameters * has / without):,} parameters would fit, with beta = 0"
     sizes = f"{needed / 1e9:.1f} GB beside the activations, and the device has {has / 1e9:.1f} GB"
     return f"{name}: {listed}: {sizes}; {remedy}"

@@ -16,8 +16,10 @@ from data.golds import gold_answer
 from flows.check import check
 from flows.plan import plan
 from flows.recipe import Recipe, load
+from model import checkpoint
 from model.tokenizer import Tokenizer
 from tasks.survey import room, survey
+from tests.model.families import byte_tokenizer, make
 from tests.model.test_gguf import SIZES, write
 
 ROOT = Path(__file__).parents[2]
@@ -162,3 +164,22 @@ def test_bad_input_is_one_line_and_exit_code_2(recipe: Recipe, change: str, mess
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_device_too_small_for_all_weights_is_told_what_an_adapter_takes(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "llama", "llama", byte_tokenizer(), vocab_size=264, num_hidden_layers=1,
+                  max_position_embeddings=4096, eos_token_id=258, bos_token_id=256, pad_token_id=None)  # fmt: skip
+    short = ["zero.max_completion_length=8", "zero.num_generations=2", "zero.beta=0", "reasoning.beta=0"]
+    changes = [f"base.path={folder}", f"student.path={folder}", "alignment.beta=0", *short]
+    assert recipe.file is not None
+    whole = load(str(recipe.file), changes)
+    weights = 4 * sum(each.numel() for each in checkpoint.load(folder)[0].parameters())
+    monkeypatch.setattr("flows.check.memory_of", lambda device: 2 * weights)
+    told = [line for line, fails in check(whole, "cpu") if fails and "RL on cpu" in line]
+    assert [line.rpartition("; ")[2] for line in told] == ["an adapter ([zero.lora]) leaves of these 0.0 GB"]
+    adapter = ["zero.lora.r=2", "zero.lora.target_modules=['q_proj']"]
+    lines = list(check(load(str(recipe.file), [*changes, *adapter]), "cpu"))
+    assert not [line for line, fails in lines if fails and "RL on cpu" in line]
+    assert lines[-1][0].lstrip().startswith("altogether")

@@ -144,6 +144,14 @@ def test_a_device_that_is_too_small_is_told_with_each_part_and_what_would_fit() 
     assert memory_of("cpu") > 2**30
 
 
+def test_an_adapter_is_told_by_what_is_trained_and_what_stands_still() -> None:
+    parts = parts_of(10_000_000, beta=0.001, frozen_bytes=2 * 10**9)
+    assert parts == {"weights": 204 * 10**7, "gradients": 4 * 10**7, "AdamW": 8 * 10**7, "reference": 4 * 10**7}
+    told = shortage("RL", parts, 10**9, parameters=1_000_000_000)
+    assert told is not None
+    assert told.endswith("a base of at most 462,962,962 parameters would fit, with beta = 0")
+
+
 def test_a_base_is_measured(small: Callable[..., Speaker], problems: Callable[..., list[Problem]]) -> None:
     config = GRPOConfig(template="zero", num_generations=4, max_completion_length=16)
     lesson = Lesson(config, SFTConfig(mtp_lambda=0.0))
