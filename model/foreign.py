@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from model.language import LanguageModel, TextScorer
 
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TRIAL = 12  # tokens by which a model is tried out
 TOLERANCE = 1e-3
 
@@ -39,6 +40,17 @@ class ForeignModel(LanguageModel):
     @property
     def head(self) -> Tensor:
         return self.inner.get_output_embeddings().weight
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """As `LanguageModel`, for dense layers: residual stream in float32, products in bfloat16, no scores kept."""
+        values = self.config.to_dict()
+        hidden, wide = values.get("hidden_size"), values.get("intermediate_size")
+        layers = values.get("num_hidden_layers")
+        if not (hidden and wide and layers) or any(values.get(name) for name in EXPERTS):
+            return None
+        layer = 50 * hidden + 12 * wide
+        return int(4 * layers * hidden + layer if self.recomputes else layers * layer)
 
     def train(self, mode: bool = True) -> ForeignModel:
         """Mark what is trained; the model computes as in evaluation either way."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import LatentCache
-from model.foreign import ForeignModel
+from model.foreign import EXPERTS, ForeignModel
 from model.foreign_attention import pack_heads
 from model.foreign_decode import ForeignDecoder
 from model.slots import Captured, SlotCache, bucket
@@ -32,7 +32,6 @@ ALIGNED = 64  # tokens by which a cache grows; attention reads a mask by 8
 FILLED = 0.8  # part of the free memory that a cache may take
 KEPT = 0.15  # part of a GPU's memory; a larger cache does not outlive its samples
 UNCAPTURED_ROPES = {"dynamic", "longrope"}
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 Work = Callable[[], tuple[Tensor, ...]]
 Capture = Callable[[Work], Work]

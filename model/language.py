@@ -31,6 +31,11 @@ class LanguageModel(nn.Module):
         """Whether there is a layer that predicts the token after the next."""
         return False
 
+    @property
+    def activation_bytes(self) -> int | None:
+        """About what a token's activations take on a GPU until the backward pass; None where that is not known."""
+        return None
+
     @abstractmethod
     def hidden(self, tokens_BT: Tensor, mask_BT: Tensor | None = None, routing: list[Tensor] | None = None) -> Tensor:
         """Normed hidden states (B, T, D) of right-padded rows; the state at t predicts token t + 1.

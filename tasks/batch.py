@@ -9,8 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.language import LanguageModel
+
 MICROBATCH_TOKENS = {"cpu": 2_000, "cuda": 8_000}
 """Padded tokens of one pass through a model. A CPU is held up by padding, a GPU by many small passes."""
+
+SHARE = 0.4
+"""Part of what weights and optimiser leave of a GPU's memory that the activations of a pass may take."""
+
+HELD_BYTES = 22
+"""Of a parameter that is trained: it, its gradient, two moments and a reference in float32, the sampler's copy."""
+
+FEWEST, MOST = 1_000, 32_000
+"""Tokens of a pass that is sized by memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +32,23 @@ class Batch:
     mask: Tensor
     valid: Tensor
     index: list[int]
+
+
+def pass_tokens(model: LanguageModel, device: str) -> int:
+    """Padded tokens of one pass that learns: as many as a GPU's whole memory has room for, where that can be told.
+
+    Counted from what the device has, not from what is free, so that equal runs have equal passes.
+    """
+    kind = device.partition(":")[0]
+    if kind != "cuda" or model.activation_bytes is None:
+        return MICROBATCH_TOKENS[kind]
+    held = sum(HELD_BYTES * each.numel() if each.requires_grad else each.nbytes for each in model.parameters())
+    return fitting(model.activation_bytes, held, torch.cuda.get_device_properties(device).total_memory)
+
+
+def fitting(a_token: int, held: int, memory: int) -> int:
+    """Tokens of a pass at so many bytes each, beside what is held of a memory."""
+    return min(MOST, max(FEWEST, int(SHARE * (memory - held)) // a_token))
 
 
 def pad(

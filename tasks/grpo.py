@@ -41,7 +41,7 @@ from model.language import LanguageModel
 from model.optim import adamw
 from model.sampler import logprobs
 from tasks import redteam
-from tasks.batch import Batch, padded_batches
+from tasks.batch import Batch, padded_batches, pass_tokens
 from tasks.collect import by_rule, left_to_a_judge, problems_of
 from tasks.deck import Deck
 from tasks.guard import Guard, OnCollapse
@@ -364,6 +364,7 @@ def _batches(learner: Learner, trajectories: Sequence[Trajectory]) -> Iterator[B
         [len(prompt) for prompt in prompts],
         pad_id=tokenizer.pad_id,
         device=learner.device,
+        max_tokens=pass_tokens(learner.speaker.model, learner.device),
     )
 
 

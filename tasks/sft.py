@@ -34,7 +34,7 @@ from model.moe import balance_loss
 from model.optim import adamw, schedule
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from tasks.batch import Batch, padded_batches
+from tasks.batch import Batch, padded_batches, pass_tokens
 from tasks.collect import rows_of
 from tasks.crawl import CrawlConfig, crawl
 from tasks.lora import LORA, LoraConfig, learning
@@ -261,6 +261,7 @@ def study(
                 [len(prompts[i]) for i in chosen],
                 pad_id=tokenizer.pad_id,
                 device=student.device,
+                max_tokens=pass_tokens(student.speaker.model, student.device),
             )
         )
         rate = schedule(step, total, config.learning_rate, last, config.warmup_steps, "cosine")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from model import checkpoint
+from model.foreign import ForeignModel
 from tasks import batch
 from tasks.batch import microbatches, pad, padded_batches
+from tests.model.families import byte_tokenizer, make
 
 
 def test_padding_by_hand() -> None:
@@ -50,3 +55,21 @@ def test_the_limit_is_the_devices_when_none_is_given(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(batch.MICROBATCH_TOKENS, "cpu", 6)
     made = padded_batches([[1, 2, 3]] * 5, [0] * 5, pad_id=0, device="cpu")
     assert [len(each.index) for each in made] == [2, 2, 1]
+
+
+def test_a_pass_has_as_many_tokens_as_memory_leaves_room_for() -> None:
+    assert batch.fitting(a_token=1_000_000, held=30 * 10**9, memory=80 * 10**9) == 20_000
+    assert batch.fitting(a_token=1_000_000, held=79 * 10**9, memory=80 * 10**9) == batch.FEWEST
+    assert batch.fitting(a_token=1_000, held=0, memory=80 * 10**9) == batch.MOST
+
+
+def test_what_a_token_takes_is_told_of_dense_models_and_less_where_layers_are_computed_again(tmp_path: Path) -> None:
+    dense, mixed = (checkpoint.load(make(tmp_path / family, family, byte_tokenizer(), vocab_size=320))[0]
+                    for family in ("llama", "qwen3_moe"))  # fmt: skip
+    assert isinstance(dense, ForeignModel)
+    layer = 50 * 32 + 12 * 48
+    assert dense.activation_bytes == 3 * layer
+    dense.checkpoint_activations()
+    assert dense.activation_bytes == 4 * 3 * 32 + layer
+    assert mixed.activation_bytes is None
+    assert batch.pass_tokens(dense, "cpu") == batch.MICROBATCH_TOKENS["cpu"]
