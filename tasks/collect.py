@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from data.golds import Located, Unverified, check_bound, unverified
 from data.lineage import PLACE, WHEN_SET, Settings, Table, sha256_of
 from data.problems import generate, held_out, known_families, located_problems, unknown_families
-from data.prompts import check_frame, framed, render, written
+from data.prompts import ASSISTANT, END, USER, check_frame, framed, render, written
 from data.records import Language, Problem, Row
 from data.rows import column_names
 from data.store import read_table, write_table
@@ -198,6 +198,10 @@ class GeneralRowsConfig(Settings):
 
     rows: int = Field(300, ge=0)
     careless: float = Field(0.35, ge=0, le=1, description="share of writers who fail in some way")
+    two_rounds: float = Field(
+        0.0, ge=0, le=1, description="share of rows with an earlier round; paper: 1.1 rounds on average",
+        json_schema_extra=WHEN_SET,
+    )  # fmt: skip
     languages: Languages = LANGUAGES
     seed: int = 0
 
@@ -220,6 +224,10 @@ def _written(config: GeneralRowsConfig) -> Iterator[Row]:
         item = draw_for_training(source.draw, rng)
         question = source.question(item, language, rng)
         thinking, summary = reply(item, language, rng, writer(item, rng, config.careless))
+        if config.two_rounds:
+            earlier = Random(f"earlier round/{config.seed}/{index}")
+            if earlier.random() < config.two_rounds:
+                question = f"{_round(language, earlier)}{question}"
         yield Row(
             id=f"general/{index:06d}",
             family=source.name,
@@ -228,6 +236,15 @@ def _written(config: GeneralRowsConfig) -> Iterator[Row]:
             completion=written(thinking, summary),
             source="writers",
         )
+
+
+def _round(language: Language, rng: Random) -> str:
+    """A question and its good reply, of which the summary is told, up to the next question."""
+    source = SOURCES[rng.choice(sorted(GENERAL))]
+    item = draw_for_training(source.draw, rng)
+    question = source.question(item, language, rng)
+    _, summary = reply(item, language, rng, writer(item, rng, 0.0))
+    return f"{question}{ASSISTANT}{summary}{END}{USER}"
 
 
 PROBLEM_SCHEMA: dict[str, Any] = dict.fromkeys(Problem.__dataclass_fields__, pl.String)

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from data.problems import held_out
+from data.prompts import BEGIN, USER, messages, parse
 from tasks.collect import (
     GeneralRowsConfig,
     ProblemsConfig,
@@ -123,6 +124,21 @@ def test_generated_problems_of_both_splits_share_no_key(plain: Session) -> None:
 def test_settings_that_make_no_problems_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ProblemsConfig(**settings)
+
+
+def test_some_general_rows_have_an_earlier_round(plain: Session) -> None:
+    single, several = (
+        rows_of(collect_general("general", GeneralRowsConfig(rows=400, two_rounds=share))) for share in (0.0, 0.1)
+    )
+    rounds = [[turn["role"] for turn in messages(row.prompt, row.completion)] for row in several]
+    assert {len(messages(row.prompt, row.completion)) for row in single} == {2}
+    assert {tuple(roles) for roles in rounds} == {("user", "assistant"), ("user", "assistant") * 2}
+    assert 20 <= sum(len(roles) == 4 for roles in rounds) <= 60
+    assert [row.completion for row in several] == [row.completion for row in single]
+    pairs = zip(several, single, strict=True)
+    assert all(one.prompt.endswith(two.prompt.removeprefix(BEGIN + USER)) for one, two in pairs)
+    thinking = [parse(row.completion, "chat").thinking for row in several]
+    assert 40 <= sum(not each for each in thinking) < 200
 
 
 def test_general_rows_are_written_in_both_languages(plain: Session) -> None:
