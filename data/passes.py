@@ -18,11 +18,12 @@ killed build stopped. No pass holds more than a shard, a bucket or a bin.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,7 +34,7 @@ from data.filters.kinds import KEPT_FACTS
 from data.job import ROW, TRAJECTORY, Job, Pass, context, general
 from data.language import consistency
 from data.prompts import ASSISTANT, BEGIN, TAGS, USER
-from data.scan import measured
+from data.scan import PARTS, measured, taken_apart
 from data.shards import faults
 from data.world.graded import GRADED
 from data.world.rewrite import summary, translate
@@ -189,15 +190,16 @@ def judge(job: Job, bucket: int, path: Path) -> None:
 
 
 def deal(job: Job, number: int, path: Path) -> None:
-    """Lay the rows of a shard out for the tables that they go into: a folder with a file for each table."""
+    """Lay the rows of a shard out for the tables that they go into: a folder with a file for each table. The parts of a
+    completion are left to `serve`, since they would double what is written here."""
     stand = places.placed(job, number)
     if number < len(job.trajectories):
-        frame = _trajectories(job, number).join(stand, on="place", maintain_order="left")
-        frame = frame.drop("place")
+        frame = _trajectories(job, number).join(stand, on="place", maintain_order="left").drop("place")
         kept = frame.filter(pl.col("kept_at").is_not_null()).drop("reason", "detail", "dropped_at")
+        parts = () if job.rewrite else set(PARTS) - set(pq.read_schema(job.trajectories[number].file).names)
         tables = {
-            "kept": kept.drop("rows_at"),
-            "dropped": frame.filter(pl.col("dropped_at").is_not_null()).drop("kept_at", "rows_at"),
+            "kept": kept.drop("rows_at", *parts),
+            "dropped": frame.filter(pl.col("dropped_at").is_not_null()).drop("kept_at", "rows_at", *parts),
             "rows": as_rows(kept),
         }
     else:
@@ -249,16 +251,31 @@ def serve(job: Job, table: str, path: Path) -> None:
     """Write one table, a row group a bin, its rows in their places. Its bytes hang on nothing but the rows."""
     files = [job.file("dealt", number) / f"{table}.arrow" for number in range(len(job.shards))]
     dealt = [_Dealt(file) for file in files if file.is_file()]
-    schema = dealt[0].schema.remove(dealt[0].schema.get_field_index(AT))
+    schema = _plain(_ordered([dealt[0].schema.empty_table()], table)).schema
     last = max((number for each in dealt for number in each.bins), default=-1)
     texts = [field.name for field in schema if field.name in UNLIKE]
     with pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=[name for name in schema.names if name not in texts]
     ) as writer:
         for number in range(last + 1):
-            batches = [batch for each in dealt for batch in each.batches(number)]
-            rows = pa.Table.from_batches(batches).sort_by(AT).drop_columns([AT]).combine_chunks()
-            writer.write_table(rows.cast(schema), row_group_size=BIN)
+            alike: dict[pa.Schema, list[pa.RecordBatch]] = {}
+            for batch in (batch for each in dealt for batch in each.batches(number)):
+                alike.setdefault(batch.schema, []).append(batch)
+            rows = _plain(_ordered([pa.Table.from_batches(batches) for batches in alike.values()], table))
+            writer.write_table(rows.combine_chunks().cast(schema), row_group_size=BIN)
+
+
+def _ordered(parts: Sequence[pa.Table], table: str) -> pl.DataFrame:
+    """Rows for a table in their places; completions taken apart, why a row was dropped in the last columns."""
+    frames: list[pl.DataFrame] = []
+    why = ("reason", "detail")
+    for part in parts:
+        frame = pl.from_arrow(part)
+        assert isinstance(frame, pl.DataFrame)
+        whole = frame if table == "rows" else taken_apart(frame)
+        ordered = whole.select(pl.exclude(why), cs.by_name(why, require_all=False))
+        frames.append(ordered.select(frames[0].columns) if frames else ordered)
+    return pl.concat(frames).sort(AT).drop(AT)
 
 
 class _Dealt:

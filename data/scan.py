@@ -23,6 +23,9 @@ MEASURES: Final = ("paragraph", "lines", "share", "seen", "numerals", "same_text
 """`walk.` and one of these: units of the longest paragraph, repeats of a line, share of n-grams that stood before,
 whether a run of units may be an evaluation text's, hash of the numerals, digest of the text."""
 
+PARTS: Final = ("thinking", "answer", "well_formed", "consistency")
+"""What `taken_apart` adds where it is missing."""
+
 
 def taken_apart(frame: pl.DataFrame) -> pl.DataFrame:
     """Add `thinking`, `answer` and `well_formed` where a table of completions lacks them: `data.prompts.parse` of the
