@@ -80,7 +80,7 @@ def speed(name: str, jobs: list[Job], goal: str) -> None:
 def hostile() -> None:
     """100 answers that keep sympy busy for minutes, spread among 1,000 right ones that need sympy too."""
     rng = Random(2)
-    good, bad = symbolic(1000), [job("x+y+z+w", rf"(x+y+z+w)^{{100}}+{n}") for n in range(100)]
+    good, bad = symbolic(1000), [job("x+y+z+w", rf"(x+y+z+w)^{{100}}+{n}") for n in range(1, 101)]
     jobs = good + bad
     rng.shuffle(jobs)
     correct(good[:WORKERS])  # the workers have loaded sympy
