@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data import packages
+from data.prompts import render
 from data.records import Problem
 from data.text import divided, documents_in
 from flows.recipe import BaseConfig, Recipe
@@ -41,7 +42,9 @@ def inspect(recipe: Recipe) -> None:
     for name, problems in (("problems", recipe.problems), ("heldout", recipe.heldout)):
         if problems.path is not None:
             try:
-                _inspect_judged(own_problems(problems), recipe)
+                own = own_problems(problems)
+                _inspect_judged(own, recipe)
+                _inspect_prompts(own, recipe)
             except ValueError as error:
                 raise ValueError(f"{name}.path = {str(problems.path)!r}: {error}") from None
     if recipe.judge and recipe.judge.path:
@@ -85,6 +88,19 @@ def _inspect_judged(problems: Sequence[Problem], recipe: Recipe) -> None:
     count = sum(problem.verifier == JUDGE for problem in problems)
     if count and recipe.judge is None:
         raise ValueError(f"{count} problems have the verifier 'judge', and the recipe has no [judge] table")
+
+
+def _inspect_prompts(problems: Sequence[Problem], recipe: Recipe) -> None:
+    """Raise ValueError for a prompt that fills the base's context; a GGUF file's tokenizer is not at hand yet."""
+    if recipe.base.path is None or recipe.base.is_gguf:
+        return
+    context, tokenizer = checkpoint.inspect(recipe.base.path), roles.fitted(Tokenizer.load(recipe.base.path))
+    prompts = tokenizer.encode_batch([render(each.prompt, recipe.zero.template) for each in problems])
+    longest, at = max((len(prompt), at) for at, prompt in enumerate(prompts))
+    if longest >= context:
+        raise ValueError(
+            f"problem {problems[at].id} has {longest} tokens in its template, and the base's context has {context}"
+        )
 
 
 def inspect_trajectories(recipe: Recipe) -> None:

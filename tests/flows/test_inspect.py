@@ -109,6 +109,19 @@ def test_what_reads_on_and_what_begins_are_looked_at(tmp_path: Path, change: str
     assert "\n" not in str(caught.value)
 
 
+def test_a_prompt_that_fills_the_context_is_told(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{number} " + "word " * (600 if number == 31 else 1), "solution": "1"} for number in range(80)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mine.toml").write_text(
+        '[base]\npath = "seed:base"\n[student]\npath = "seed:student"\n'
+        '[problems]\npath = "own.jsonl"\n[heldout]\npath = "own.jsonl"\n'
+    )
+    with pytest.raises(ValueError, match=r"^problems.path = .*: problem own/0000\d\d has \d+ tokens in its template"):
+        inspect(load(str(tmp_path / "mine.toml")))
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:30]))
+    inspect(load(str(tmp_path / "mine.toml")))
+
+
 def test_an_adapter_that_a_base_cannot_have_is_told_by_its_setting(tmp_path: Path) -> None:
     path = base(tmp_path / "llama")
     looked_at(f"base.path={path}", f"student.path={path}", "zero.lora.r=4", "preference.helpful.lora.r=4")
