@@ -168,7 +168,8 @@ class CodeBlock(Expression):
     name: Literal["code_block"] = "code_block"
 
     def expression(self) -> pl.Expr:
-        return pl.when(thinking().str.contains(r"(?m)```|^[ \t]*~~~")).then(pl.lit(""))
+        fenced = thinking().str.contains("```", literal=True) | thinking().str.contains(r"(?:\A|\n)[ \t]*~~~")
+        return pl.when(fenced).then(pl.lit(""))
 
 
 class Repetition(RowFilter):
