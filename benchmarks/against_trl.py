@@ -1,4 +1,4 @@
-"""A GRPO step beside TRL's GRPOTrainer: python -m benchmarks.against_trl [settings of TRL, or tiny]
+"""A GRPO step beside TRL's GRPOTrainer: python -m benchmarks.against_trl [settings of TRL; one is paired at once]
 
 Both train SmolLM2-135M on one device in one process, a step each in turn: 32 prompts x 16 completions of up to 256
 tokens, one update, no reference model. TRL has bfloat16 weights on a GPU and the fastest of `SETTINGS` that runs; its
@@ -170,7 +170,7 @@ def step(names: Sequence[str], tiny: bool) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "base"
         base = write_base(folder, tiny)
-        best = fastest(folder, asked, where, size, names)
+        best = names[0] if len(names) == 1 else fastest(folder, asked, where, size, names)
         theirs, kept = Trl(folder, asked, where, rounds + 1, size, **SETTINGS[best]), []
         times = theirs.run(ours(folder, asked, where, rounds + 1, size, kept))
     own = kept[1:]

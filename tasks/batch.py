@@ -23,6 +23,9 @@ HELD_BYTES = 22
 FEWEST, MOST = 1_000, 32_000
 """Tokens of a pass that is sized by memory."""
 
+ENOUGH = 5 * 10**12
+"""Tokens times parameters of a pass beside which launching its kernels costs little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -35,7 +38,7 @@ class Batch:
 
 
 def pass_tokens(model: LanguageModel, device: str) -> int:
-    """Padded tokens of one pass that learns: as many as a GPU's whole memory has room for, where that can be told.
+    """Padded tokens of one pass that learns: as many as keep a GPU busy, where its whole memory has room for them.
 
     Counted from what the device has, not from what is free, so that equal runs have equal passes.
     """
@@ -43,12 +46,15 @@ def pass_tokens(model: LanguageModel, device: str) -> int:
     if kind != "cuda" or model.activation_bytes is None:
         return MICROBATCH_TOKENS[kind]
     held = sum(HELD_BYTES * each.numel() if each.requires_grad else each.nbytes for each in model.parameters())
-    return fitting(model.activation_bytes, held, torch.cuda.get_device_properties(device).total_memory)
+    parameters = sum(each.numel() for each in model.parameters())
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return fitting(parameters, model.activation_bytes, held, memory)
 
 
-def fitting(a_token: int, held: int, memory: int) -> int:
+def fitting(parameters: int, a_token: int, held: int, memory: int) -> int:
     """Tokens of a pass at so many bytes each, beside what is held of a memory."""
-    return min(MOST, max(FEWEST, int(SHARE * (memory - held)) // a_token))
+    useful = max(MICROBATCH_TOKENS["cuda"], min(MOST, ENOUGH // parameters))
+    return max(FEWEST, min(useful, int(SHARE * (memory - held)) // a_token))
 
 
 def pad(

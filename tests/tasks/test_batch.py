@@ -58,9 +58,12 @@ def test_the_limit_is_the_devices_when_none_is_given(monkeypatch: pytest.MonkeyP
 
 
 def test_a_pass_has_as_many_tokens_as_memory_leaves_room_for() -> None:
-    assert batch.fitting(a_token=1_000_000, held=30 * 10**9, memory=80 * 10**9) == 20_000
-    assert batch.fitting(a_token=1_000_000, held=79 * 10**9, memory=80 * 10**9) == batch.FEWEST
-    assert batch.fitting(a_token=1_000, held=0, memory=80 * 10**9) == batch.MOST
+    small = {"parameters": 10**8, "memory": 80 * 10**9}
+    assert batch.fitting(**small, a_token=1_000_000, held=30 * 10**9) == 20_000
+    assert batch.fitting(**small, a_token=1_000_000, held=79 * 10**9) == batch.FEWEST
+    assert batch.fitting(**small, a_token=1_000, held=0) == batch.MOST
+    assert batch.fitting(**{**small, "parameters": 7 * 10**9}, a_token=1_000, held=0) == 8_000
+    assert batch.fitting(**{**small, "parameters": 4 * 10**8}, a_token=1_000, held=0) == 12_500
 
 
 def test_what_a_token_takes_is_told_of_dense_models_and_less_where_layers_are_computed_again(tmp_path: Path) -> None:

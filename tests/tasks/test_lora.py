@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import load_file
 
 from data.lineage import Policy, canonical
-from data.records import Trajectory
+from data.records import Problem, Trajectory
 from model import adapter, checkpoint
 from model.language import TextScorer
 from tasks.adopt import adopt
@@ -28,7 +28,7 @@ from tasks.preference import JudgeConfig, train_judge
 from tasks.resume import latest
 from tasks.resume import save as save_state
 from tasks.sft import SFTConfig, finetune
-from tasks.stage import Session, session
+from tasks.stage import Session
 from tests.model.families import byte_tokenizer, make
 from tests.tasks.test_foreign import ROWS, SIZES, STEPS, Folder, by_number, table
 
@@ -142,11 +142,8 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(start: Policy, tmp
     )
 
 
-def taught(base: Path, runs: Path, *, tell: Callable[..., None] = print) -> dict[str, torch.Tensor]:
+def taught(start: Policy, general: Sequence[Problem], *, tell: Callable[..., None] = print) -> dict[str, torch.Tensor]:
     """The adapter after two updates."""
-    with session(Session(runs, "plain")):
-        start = based(base)
-        _, general = by_rule(problems_of(collect("problems", ProblemsConfig(count=1, general_count=12))))
     config = GRPOConfig(**{**STEPS, "max_steps": 2}, general_prompts_per_step=2, preference_last_steps=2,
                         preference_weight=1.0, lora=LORA)  # fmt: skip
     apprentice = learner(learning(start, "cpu", LORA, 0), config, "cpu")
@@ -159,9 +156,10 @@ def by_rest(trajectories: Sequence[Trajectory]) -> list[float]:
     return by_number(trajectories)
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
-    alone = taught(tmp_path / "llama", tmp_path / "one")
-    ours = launch(2, "cpu", taught, (tmp_path / "llama", tmp_path / "two"), print)
+def test_two_processes_learn_what_one_does(start: Policy) -> None:
+    _, general = by_rule(problems_of(collect("problems", ProblemsConfig(count=1, general_count=12))))
+    alone = taught(start, general)
+    ours = launch(2, "cpu", taught, (start, general), print)
     for name, tensor in alone.items():
         torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
 
