@@ -82,7 +82,8 @@ class Board:
         told = "\n".join([head, link, figures_table(record["summary"])])
         self._owed.append(partial(create_markdown_artifact, told, f"{key_of(step)}-figures", step.artifact.name))
         if (step.artifact.folder / "waterfall.parquet").is_file():
-            rows = by_reason(breakdown(step.artifact.folder, declared(record))).to_dicts()
+            counts = by_reason(breakdown(step.artifact.folder, declared(record)))
+            rows = counts.with_columns(counts["share"].round(4)).to_dicts()
             title = f"{step.artifact.name}: rows in, dropped, kept"
             self._owed.append(partial(create_table_artifact, rows, f"{key_of(step)}-dropped", title))
         if (step.artifact.folder / PICTURE).is_file():
