@@ -125,6 +125,8 @@ def figures(made: Made) -> None:
     text, tokens = made.text_bytes / GB, made.tokens()
     note = f"from {text:.3g} GB of text"
     _keep(made, f"curation: a whole build {note}", took.seconds, unit="s", goal="<= 600 for 1.2 M rows")
+    each = 1000 * took.processor / made.rows
+    _keep(made, "curation: processor time of a row", each, unit="ms", goal="<= 1 for 10 minutes on 2 cores")
     _keep(made, f"curation: tokens a second {note}", tokens / took.seconds, unit="tokens/s", goal="shown")
     _keep(made, "curation: peak memory", took.memory / GB, unit="GB", goal="<= 4")
     beside = took.disk - size_of(result)

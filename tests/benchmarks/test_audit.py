@@ -101,6 +101,7 @@ def test_a_footprint_sees_children_and_files(tmp_path: Path) -> None:
     )
     took = watched([sys.executable, "-c", script], [tmp_path])
     assert took.seconds >= 1.5
+    assert took.processor > 0
     assert took.disk == 3_000_000
     assert 80_000_000 <= took.memory <= 300_000_000
     assert took.last_line == "last"
