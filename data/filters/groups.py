@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal
 
 import polars as pl
@@ -78,18 +80,18 @@ class NearDuplicate(GroupFilter):
 
     def details(self, facts: pl.DataFrame) -> pl.Series:
         """Id of the kept partner: the first by id among those that are similar enough and stay themselves."""
-        kept: dict[tuple[str, int], list[tuple[str, frozenset[int]]]] = {}
+        together = ["problem_id", "numerals"]
         found: list[str | None] = [None] * len(facts)
-        alike = facts.with_row_index("row").filter(self.suspects(facts))
-        for place, id_, problem, number, row in alike.select(
-            "row", "id", "problem_id", "numerals", "shingles"
-        ).iter_rows():
-            shingles = frozenset(row)
-            others = kept.setdefault((problem, number), [])
-            partner = next((name for name, theirs in others if jaccard(shingles, theirs) >= self.min_similarity), None)
-            if partner is None:
-                others.append((id_, shingles))
-            found[place] = partner
+        alike = facts.with_row_index("row").filter(self.suspects(facts)).sort(together, maintain_order=True)
+        rows = alike.select("row", "id", "shingles", *together).iter_rows()
+        for _, group in groupby(rows, key=itemgetter(3, 4)):
+            kept: list[tuple[str, frozenset[int]]] = []
+            for place, id_, row, *_ in group:
+                shingles = frozenset(row)
+                close = (name for name, theirs in kept if jaccard(shingles, theirs) >= self.min_similarity)
+                found[place] = next(close, None)
+                if found[place] is None:
+                    kept.append((id_, shingles))
         return details_of(found)
 
 
