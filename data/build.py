@@ -30,7 +30,7 @@ from data.shards import SHARD_BYTES, Column, Shard, divided, files_of, rows_in
 from data.store import write_table
 from data.waterfall import BROKEN, IN, KEPT
 
-ROWS_OF_A_BUCKET: Final = 200_000
+ROWS_OF_A_BUCKET: Final = 100_000
 MUCH: Final = 64 << 20
 """Bytes of input from which on several processes and machine code are worth their start."""
 
