@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.loss import parts
+
 SHORT, BLOCK = 512, 64  # longest sequence, and queries of one block, of the CPU's own attention
 PART = 1024  # tokens whose intermediate values exist at a time
 
@@ -128,7 +130,7 @@ class ExpertsLayer(torch.autograd.Function):
             torch.mm(inner.mul_(up), down.t(), out=out)
         total = torch.empty_like(x_MD)
         scratch = x_MD.new_empty(min(PART, len(x_MD)) * active, x_MD.shape[1])
-        for part in _parts(len(x_MD)):
+        for part in parts(len(x_MD), PART):
             weights = weights_MA[part, :, None]
             own = _gathered(made, place.view(-1, active)[part], scratch)
             _summed(own.mul_(weights), total[part])
@@ -145,7 +147,7 @@ class ExpertsLayer(torch.autograd.Function):
         slots = place.view(-1, active)
         scratch = grad_MD.new_empty(min(PART, len(slots)) * active, grad_MD.shape[1])
         grad_weights = torch.empty_like(weights_MA)
-        for part in _parts(len(slots)):
+        for part in parts(len(slots), PART):
             own = _gathered(made, slots[part], scratch)
             torch.sum(own.mul_(grad_MD[part, None]), -1, out=grad_weights[part])
         grad_made = grad_MD.index_select(0, order.div(active, rounding_mode="floor"))
@@ -161,7 +163,7 @@ class ExpertsLayer(torch.autograd.Function):
             torch.mm(grad_both, gate_up[expert], out=grad)  # which is not needed any more
         grad_x = torch.empty_like(grad_MD)
         slots = slots.sort(1).values if active > 2 else slots  # in the order of experts
-        for part in _parts(len(slots)):
+        for part in parts(len(slots), PART):
             _summed(_gathered(grad_made, slots[part], scratch), grad_x[part])
         return grad_x, grad_weights, grad_up, grad_down, None, None, None
 
@@ -178,10 +180,6 @@ def _summed(each_MAD: Tensor, out_MD: Tensor) -> None:
     out_MD.copy_(first)
     for other in others:
         out_MD += other
-
-
-def _parts(total: int) -> list[slice]:
-    return [slice(start, start + PART) for start in range(0, total, PART)]
 
 
 class RotatedHeads(torch.autograd.Function):

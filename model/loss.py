@@ -51,7 +51,7 @@ class _KernelLogprobs(torch.autograd.Function):
         hidden_, head_ = hidden.to(kind), head.to(kind)
         result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         norm, entropy = torch.empty_like(result), torch.empty_like(result)
-        for part in _parts(len(targets), KERNEL_CHUNK):
+        for part in parts(len(targets), KERNEL_CHUNK):
             kernels.logprobs(
                 hidden_[part] @ head_.t(), targets[part], temperature, result[part], norm[part], entropy[part]
             )
@@ -70,7 +70,7 @@ class _KernelLogprobs(torch.autograd.Function):
         hidden_, head_ = hidden.to(ctx.kind), head.to(ctx.kind)
         grad_hidden = torch.empty_like(hidden_)
         grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        for part in _parts(len(targets), KERNEL_CHUNK):
+        for part in parts(len(targets), KERNEL_CHUNK):
             logits = hidden_[part] @ head_.t()
             kernels.logits_gradient_(logits, targets[part], ctx.temperature, norm[part], grad[part])
             torch.mm(logits, head_, out=grad_hidden[part])
@@ -96,7 +96,7 @@ class _TokenLogprobs(torch.autograd.Function):
         result = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         entropy = torch.empty_like(result) if wants_entropy else None
         kept = []
-        for part in _parts(len(targets), chunk):
+        for part in parts(len(targets), chunk):
             logprobs = _log_softmax(hidden[part].to(kind), head.to(kind), temperature)
             result[part] = logprobs.gather(1, targets[part, None])[:, 0]
             if entropy is not None:
@@ -118,7 +118,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_)
         grad_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         scratch = torch.empty_like(kept[0]) if kept else None
-        for number, part in enumerate(_parts(len(targets), ctx.chunk)):
+        for number, part in enumerate(parts(len(targets), ctx.chunk)):
             logprobs = kept[number] if kept else _log_softmax(hidden_[part], head_, ctx.temperature)
             slope = (grad[part] / ctx.temperature)[:, None]
             probs = logprobs.exp_() if scratch is None else torch.exp(logprobs, out=scratch[: len(logprobs)])
@@ -135,7 +135,8 @@ def _log_softmax(hidden: Tensor, head: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(logits / temperature if temperature != 1 else logits, -1)
 
 
-def _parts(total: int, chunk: int) -> list[slice]:
+def parts(total: int, chunk: int) -> list[slice]:
+    """`total` rows in order, `chunk` at a time."""
     return [slice(start, start + chunk) for start in range(0, total, chunk)]
 
 

@@ -128,14 +128,19 @@ def test_fine_tuning_learns_the_rows(start: Policy, plain: Session) -> None:
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
-def test_a_reward_model_on_it_learns_what_can_be_told_apart(start: Policy, plain: Session) -> None:
+def told_apart(plain: Session) -> Table:
+    """Pairs of answers of which the chosen one can be told by its last letter."""
     count = range(24)
     pairs = pl.DataFrame({
         "id": [f"{i}/0" for i in count], "problem_id": [str(i) for i in count], "prompt": [f"{i}" for i in count],
         "chosen": [f"{i} a" for i in count], "rejected": [f"{i} b" for i in count],
         "heldout": [i % 4 == 0 for i in count]})  # fmt: skip
+    return table(plain, "labels", pairs=pairs)
+
+
+def test_a_reward_model_on_it_learns_what_can_be_told_apart(start: Policy, plain: Session) -> None:
     config = JudgeConfig(kind="helpful", num_train_epochs=6, batch_size=6, learning_rate=3e-3)
-    judge = train_judge("helpful", start, table(plain, "labels", pairs=pairs), config)
+    judge = train_judge("helpful", start, told_apart(plain), config)
     assert judge.record()["summary"]["accuracy"] == 1.0
     scorer = load_judge(judge, "cpu")
     good, bad = scorer(

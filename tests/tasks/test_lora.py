@@ -30,7 +30,7 @@ from tasks.resume import save as save_state
 from tasks.sft import SFTConfig, finetune
 from tasks.stage import Session
 from tests.model.families import byte_tokenizer, make
-from tests.tasks.test_foreign import ROWS, SIZES, STEPS, Folder, by_number, table
+from tests.tasks.test_foreign import ROWS, SIZES, STEPS, Folder, by_number, table, told_apart
 
 LORA = LoraConfig(r=4, lora_alpha=8)
 TOKENS = torch.arange(60, 90)[None]
@@ -96,13 +96,8 @@ def test_fine_tuning_and_mid_training_move_only_what_the_adapter_reaches(start: 
 
 
 def test_a_reward_model_learns_by_an_adapter(start: Policy, plain: Session) -> None:
-    count = range(24)
-    pairs = pl.DataFrame({
-        "id": [f"{i}/0" for i in count], "problem_id": [str(i) for i in count], "prompt": [f"{i}" for i in count],
-        "chosen": [f"{i} a" for i in count], "rejected": [f"{i} b" for i in count],
-        "heldout": [i % 4 == 0 for i in count]})  # fmt: skip
     config = JudgeConfig(kind="helpful", num_train_epochs=8, batch_size=6, learning_rate=1e-2, lora=LORA)
-    judge = train_judge("helpful", start, table(plain, "labels", pairs=pairs), config)
+    judge = train_judge("helpful", start, told_apart(plain), config)
     assert judge.record()["summary"]["accuracy"] == 1.0
     assert isinstance(checkpoint.load(judge.checkpoint)[0], TextScorer)
     kept = load_file(judge.checkpoint / "adapter" / "adapter_model.safetensors")
