@@ -16,6 +16,7 @@ from flows.inspect import lengths_asked
 from flows.plan import plan
 from flows.recipe import BaseConfig, Recipe
 from model import checkpoint, gguf
+from model.device import current
 from model.foreign import ForeignModel
 from model.tokenizer import Tokenizer
 from tasks import roles
@@ -37,7 +38,7 @@ def check(recipe: Recipe, device: str, processes: int = 1) -> Iterator[tuple[str
 
     Steps are timed in as many `processes` as stages would take. Raises ValueError for what cannot be read at all.
     """
-    with TemporaryDirectory(prefix="r1-check-") as place:
+    with TemporaryDirectory(prefix="r1-check-") as place, current(device):
         yield from _checked(recipe, device, processes, Path(place))
 
 

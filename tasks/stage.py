@@ -131,7 +131,10 @@ class Launcher:
 
     def fill(self, run: Run, body: Callable[..., Summary], given: Mapping[str, object]) -> Summary:
         """Let a body fill its folder; returns its summary."""
-        return body(run, **given)
+        from model.device import current
+
+        with current(run.device):
+            return body(run, **given)
 
 
 @dataclass(slots=True)
@@ -368,11 +371,10 @@ def _heritage(value: object) -> Json:
 def _task(kind: str) -> Any:
     from prefect import task
     from prefect.cache_policies import NO_CACHE
+    from prefect.states import Completed
 
     @task(name=kind, task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, log_prints=False)
     def run(name: str, make: Callable[[], bool]) -> Any:
-        from prefect.states import Completed
-
         return Completed(name="Made" if make() else "Cached")
 
     return run

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model import checkpoint
+from model.device import current
 from model.loss import token_logprobs
 from model.moe import MoE
 from model.optim import adamw
@@ -139,3 +140,16 @@ def test_log_probabilities_by_kernels_equal_the_plain_formula(dtype, tolerance):
         strict=True,
     ):
         assert float((one.float() - other.float()).norm() / other.float().norm()) < tolerance
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_second_gpu_captures_and_learns_as_the_first(build):
+    model = build(num_nextn_predict_layers=1)
+    hidden, head = torch.randn(300, 64), torch.randn(500, 64)
+    found = []
+    for device in ("cuda:0", "cuda:1"):
+        with current(device):
+            drawn = ids(sample(model.to(device), PROMPTS, SEEDS, **SETTINGS, drafts=Drafts()))
+            own, _ = token_logprobs(hidden.to(device), head.to(device), torch.arange(300, device=device), entropy=True)
+            found.append((drawn, own.tolist()))
+    assert found[0] == found[1]
