@@ -84,21 +84,19 @@ def _forbidden(evaluation: tuple[str, ...], run: int) -> Any:
     return walk.Lookup((run_hash(map(unit_hash, part.split(" "))) for part in found), run)
 
 
-def runs(text: pl.Series, size: int) -> list[Any]:
-    """The distinct hashes of each text's runs of `size` units; None where one walk cannot tell."""
+def runs(text: pl.Series, size: int) -> pl.Series:
+    """The distinct hashes of each text's runs of `size` units; null where one walk cannot tell."""
     from data import walk
 
     return walk.runs(text, size)
 
 
-def numerals_and_runs(texts: pl.Series, size: int) -> tuple[list[int | None], list[Any]]:
-    """Each text's hash of numerals, and the distinct hashes of its runs of `size` units; None where one walk cannot
-    tell."""
+def numerals(texts: pl.Series) -> pl.Series:
+    """Each text's hash of numerals; null where one walk cannot tell."""
     from data import walk
 
-    found, _ = walk.walked(texts, texts.str.len_bytes().cast(pl.Int64), walk.Lookup([], size), size)
-    numbers = [None if odd else int(each) for odd, each in zip(found["odd"], found["numerals"], strict=True)]
-    return numbers, walk.runs(texts, size)
+    found, _ = walk.walked(texts, texts.str.len_bytes().cast(pl.Int64), walk.Lookup([], 1), 1)
+    return pl.Series(found["numerals"]).set(pl.Series(found["odd"]), None)
 
 
 def consistencies(texts: pl.Series, languages: pl.Series) -> list[Consistency | None]:

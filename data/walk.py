@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from numba import njit
 
 from data.codepoints import CAPITAL, HAN, LETTER, NUMERAL, ODD, POINTS, SIGN, SPACE, STOP, WORD, folds, kinds
@@ -64,14 +65,14 @@ class Lookup:
         _fill(values, self.sieve, self.slots)
 
 
-def runs(texts: pl.Series, size: int) -> list[Any]:
-    """The distinct hashes of each text's runs of `size` units, sorted: `data.units.run_hashes`; None for odd texts."""
+def runs(texts: pl.Series, size: int) -> pl.Series:
+    """The distinct hashes of each text's runs of `size` units, sorted: `data.units.run_hashes`; null for odd texts."""
     data, offsets = buffers(texts)
-    found = []
-    for row in range(len(texts)):
-        units, known = _unit_hashes(data, offsets[row], offsets[row + 1], kinds(), folds())
-        found.append(np.unique(_runs(units, min(size, max(1, len(units))))) if known else None)
-    return found
+    found, odd = np.empty(len(data), np.uint64), np.zeros(len(texts), np.bool_)
+    ends = np.zeros(len(texts) + 1, np.int64)
+    _runs(data, offsets, kinds(), folds(), size, found, ends, odd)
+    lists = pa.LargeListArray.from_arrays(ends, found[: ends[-1]], mask=pa.array(odd))
+    return pl.Series("runs", lists, pl.List(pl.UInt64))
 
 
 @njit(cache=True, inline="always")  # type: ignore[untyped-decorator, unused-ignore]
@@ -139,12 +140,6 @@ def _rolled(units, size, out):  # type: ignore[no-untyped-def]
         if at >= size - 1:
             out[at - size + 1] = mixed(value)
     return max(0, len(units) - size + 1)
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _runs(units, size):  # type: ignore[no-untyped-def]
-    out = np.empty(max(1, len(units)), np.uint64)
-    return out[: _rolled(units, size, out)]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
@@ -470,16 +465,32 @@ def _walk(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator, unused-ignore]
-def _unit_hashes(data, begin, end, kinds, folds):  # type: ignore[no-untyped-def]
-    """(hashes of a text's units, whether it could be read)."""
-    points, marks = np.empty(end - begin, np.uint32), np.empty(end - begin, np.uint8)
-    number, _ = _decoded(data, begin, end, end, kinds, folds, points, marks)
-    if number < 0:
-        return np.empty(0, np.uint64), False
-    hashes, signs = np.empty(number, np.uint64), np.empty(number, np.uint8)
-    places, stops = np.empty(number, np.int64), np.empty(number, np.int64)
-    found = _signed_units(points, marks, number, hashes, places, stops, signs)
-    return hashes[:found][signs[:found] == 0], True
+def _runs(data, offsets, kinds, folds, size, out, ends, odd):  # type: ignore[no-untyped-def]
+    """Write the distinct hashes of runs of units, text after text, and where each text's end."""
+    longest = 1
+    for row in range(len(odd)):
+        longest = max(longest, offsets[row + 1] - offsets[row])
+    points, marks = np.empty(longest, np.uint32), np.empty(longest, np.uint8)
+    hashes, signs = np.empty(longest, np.uint64), np.empty(longest, np.uint8)
+    places, stops = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    written = 0
+    for row in range(len(odd)):
+        number, _ = _decoded(data, offsets[row], offsets[row + 1], 0, kinds, folds, points, marks)
+        odd[row] = number < 0
+        units = 0
+        for each in range(_signed_units(points, marks, number, hashes, places, stops, signs)):
+            if not signs[each]:
+                hashes[units] = hashes[each]
+                units += 1
+        if units:
+            many = _rolled(hashes[:units], min(size, units), out[written:])
+            out[written : written + many].sort()
+            first = written
+            for each in range(written, written + many):
+                if each == first or out[each] != out[written - 1]:
+                    out[written] = out[each]
+                    written += 1
+        ends[row + 1] = written
 
 
 _WORDS: Final = tuple(

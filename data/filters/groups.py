@@ -70,13 +70,7 @@ class NearDuplicate(GroupFilter):
 
     def looks(self, frame: pl.DataFrame, many: bool = False) -> list[pl.Series]:
         """The shingles' hashes."""
-        text = texts(frame)
-        known = runs(text, self.shingle) if many else [None] * len(text)
-        shingles = [
-            sorted(run_hashes(units(each), self.shingle)) if found is None else found
-            for each, found in zip(text, known, strict=True)
-        ]
-        return [pl.Series("shingles", shingles, pl.List(pl.UInt64))]
+        return [shingles(texts(frame), self.shingle, many).alias("shingles")]
 
     def details(self, facts: pl.DataFrame) -> pl.Series:
         """Id of the kept partner: the first by id among those that are similar enough and stay themselves."""
@@ -93,6 +87,17 @@ class NearDuplicate(GroupFilter):
                 if found[place] is None:
                     kept.append((id_, shingles))
         return details_of(found)
+
+
+def shingles(text: pl.Series, size: int, many: bool) -> pl.Series:
+    """The distinct hashes of each text's runs of `size` units, sorted; `many` says that machine code pays."""
+    kind = pl.List(pl.UInt64)
+    known = runs(text, size) if many else pl.Series([None], dtype=kind).new_from_index(0, len(text))
+    rows = known.is_null().arg_true()
+    others = pl.Series([sorted(run_hashes(units(each), size)) for each in text.gather(rows)], dtype=kind)
+    order = pl.int_range(len(text), dtype=pl.UInt32, eager=True)
+    order = order.scatter(rows, pl.int_range(len(text), len(text) + len(rows), dtype=pl.UInt32, eager=True))
+    return pl.concat([known, others]).gather(order)
 
 
 def numerals_hash(text: str) -> int:

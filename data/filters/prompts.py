@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import polars as pl
 from pydantic import Field
 
-from data.filters.groups import jaccard, numerals_hash
+from data.filters.groups import jaccard, numerals_hash, shingles
 from data.filters.kinds import GroupFilter
-from data.scan import numerals_and_runs
-from data.units import run_hashes, units
+from data.scan import numerals
+
+PROMPT_FACTS: Final = ("prompt_numerals", "prompt_shingles")
 
 
 class NearDuplicatePrompt(GroupFilter):
@@ -27,25 +28,18 @@ class NearDuplicatePrompt(GroupFilter):
 
     def facts(self, frame: pl.DataFrame) -> list[pl.Series]:
         """Numerals and shingles of each prompt, once a problem."""
-        first = frame.select(pl.col("problem_id").is_first_distinct()).to_series()
-        prompts = frame["prompt"].filter(first)
-        if "walk.lines" in frame.columns:
-            numbers, shingles = numerals_and_runs(prompts, self.shingle)
-        else:
-            numbers, shingles = [None] * len(prompts), [None] * len(prompts)
+        first = frame.select(pl.col("problem_id").is_first_distinct().arg_true()).to_series()
+        prompts, many = frame["prompt"].gather(first), "walk.lines" in frame.columns
+        known = numerals(prompts) if many else pl.Series([None], dtype=pl.UInt64).new_from_index(0, len(prompts))
+        others = known.is_null().arg_true()
+        read = pl.Series(map(numerals_hash, prompts.gather(others)), dtype=pl.UInt64)
         found = pl.DataFrame(
             {
-                "prompt_numerals": [
-                    numerals_hash(text) if known is None else known
-                    for text, known in zip(prompts, numbers, strict=True)
-                ],
-                "prompt_shingles": [
-                    sorted(run_hashes(units(text), self.shingle)) if known is None else known
-                    for text, known in zip(prompts, shingles, strict=True)
-                ],
-            },
-            schema={"prompt_numerals": pl.UInt64, "prompt_shingles": pl.List(pl.UInt64)},
-        ).with_columns(row=first.arg_true())
+                "row": first,
+                "prompt_numerals": known.scatter(others, read),
+                "prompt_shingles": shingles(prompts, self.shingle, many),
+            }
+        )
         rows = pl.DataFrame({"row": pl.int_range(len(frame), dtype=pl.UInt32, eager=True)})
         return rows.join(found, on="row", how="left", maintain_order="left").drop("row").get_columns()
 

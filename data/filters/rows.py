@@ -36,10 +36,11 @@ class NoThinking(Expression):
     name: Literal["no_thinking"] = "no_thinking"
 
     def expression(self) -> pl.Expr:
-        parts = pl.col("completion").fill_null("").str.split_exact(TAGS[1], 1).struct.field("field_0")
-        untold = pl.col("thinking").is_null() & (parts.str.replace(TAGS[0], "", literal=True).str.strip_chars() == "")
-        untagged = pl.col("thinking").is_null() & ~pl.col("completion").str.contains(TAGS[0], literal=True)
-        return pl.when(untold | untagged | (pl.col("thinking").str.strip_chars() == "")).then(pl.lit(""))
+        whole, unknown = _whole("thinking"), pl.col("thinking").is_null()
+        parts = whole.fill_null("").str.split_exact(TAGS[1], 1).struct.field("field_0")
+        untold = unknown & (parts.str.replace(TAGS[0], "", literal=True).str.strip_chars() == "")
+        untagged = unknown & ~whole.str.contains(TAGS[0], literal=True)
+        return pl.when(untold | untagged | _is_blank("thinking")).then(pl.lit(""))
 
 
 class NoSummary(Expression):
@@ -48,11 +49,20 @@ class NoSummary(Expression):
     name: Literal["no_summary"] = "no_summary"
 
     def expression(self) -> pl.Expr:
-        said = pl.col("completion").fill_null("").str.split_exact(TAGS[1], 1).struct.field("field_1")
+        said = _whole("answer").fill_null("").str.split_exact(TAGS[1], 1).struct.field("field_1")
         for tag in TAGS[2:]:
             said = said.str.replace(tag, "", literal=True)
         unsaid = pl.col("answer").is_null() & (said.str.strip_chars() == "")
-        return pl.when(unsaid | (pl.col("answer").str.strip_chars() == "")).then(pl.lit(""))
+        return pl.when(unsaid | _is_blank("answer")).then(pl.lit(""))
+
+
+def _whole(part: str) -> pl.Expr:
+    """The completion where a part of it is not known; the others need no look at it."""
+    return pl.when(pl.col(part).is_null()).then("completion")
+
+
+def _is_blank(column: str) -> pl.Expr:
+    return ~pl.col(column).str.contains(r"\S")
 
 
 class Malformed(Expression):
