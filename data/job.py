@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,10 @@ TRAJECTORY: Final[Mapping[str, Column]] = {
 }
 """Columns that a build reads of a trajectory; others are carried along. A table without `thinking` holds completions in
 the chat template, which are taken apart here."""
+
+PIECE: Final = 4 << 20
+"""Bytes of the rows that are worked on at a time: the dozen copies that are made of a text on its way stay near the
+processor, and memory is used again, not given back to the system and cleared by it once more."""
 
 ROW: Final[Mapping[str, Column]] = dict.fromkeys(Row.__dataclass_fields__, Column("text", nullable=False))
 
@@ -105,10 +109,15 @@ def context(workspace: Path) -> Context:
     return Context(pl.read_parquet(workspace / "evaluation.parquet")["text"].to_list())
 
 
-def trajectories(job: Job, number: int, only: pl.Series | None = None) -> pl.DataFrame:
-    """A shard of trajectories in parts, with the `place` of each row, or those at some places."""
+def trajectories(job: Job, number: int, only: pl.Series | None = None) -> Iterator[pl.DataFrame]:
+    """A shard of trajectories in parts, with the `place` of each row, or those at some places; some rows at a time, at
+    least one table."""
     frame = _placed(job, number, TRAJECTORY)
-    return taken_apart(frame if only is None else frame.filter(pl.col("place").is_in(only.implode())))
+    size = max(1, len(frame) * PIECE // max(1, int(frame.estimated_size())))
+    if only is not None:
+        frame = frame.filter(pl.col("place").is_in(only.implode()))
+    for begin in range(0, max(1, len(frame)), size):
+        yield taken_apart(frame.slice(begin, size))
 
 
 def general(job: Job, number: int) -> pl.DataFrame:

@@ -18,7 +18,7 @@ killed build stopped. No pass holds more than a shard, a bucket or a bin.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ from data import job as jobs
 from data import places
 from data.filters import Contaminated, GroupFilter, Repetition, with_language
 from data.filters.kinds import KEPT_FACTS
+from data.filters.prompts import PROMPT_FACTS
 from data.job import ROW, TRAJECTORY, Job, Pass, context, general
 from data.language import consistency
 from data.prompts import ASSISTANT, BEGIN, TAGS, USER
@@ -52,9 +53,9 @@ def inspect(job: Job, number: int, path: Path) -> None:
     found.write_parquet(path)
 
 
-def _trajectories(job: Job, number: int, only: pl.Series | None = None) -> pl.DataFrame:
-    frame = jobs.trajectories(job, number, only)
-    return rewritten(frame) if job.rewrite else frame
+def _trajectories(job: Job, number: int, only: pl.Series | None = None) -> Iterator[pl.DataFrame]:
+    frames = jobs.trajectories(job, number, only)
+    return map(rewritten, frames) if job.rewrite else frames
 
 
 def _measured(job: Job, frame: pl.DataFrame) -> pl.DataFrame:
@@ -92,7 +93,15 @@ def scan(job: Job, number: int, path: Path) -> None:
 
     `fired` is the filter's place in the declared order, `Job.kept` where none fires.
     """
-    alive = _trajectories(job, number)
+    facts = pl.concat(_scanned(job, rows) for rows in _trajectories(job, number))
+    facts.with_columns(
+        pl.lit(number, pl.Int32).alias("shard"),
+        (pl.col("problem_id").hash(seed=0) % job.buckets).cast(pl.Int32).alias("bucket"),
+    ).write_parquet(path, compression="lz4")
+
+
+def _scanned(job: Job, alive: pl.DataFrame) -> pl.DataFrame:
+    """What filters fire on some rows, and the facts of them."""
     facts = alive.select("place", *KEPT_FACTS)
     fired = alive.select("place", pl.lit(job.kept, pl.Int32).alias("fired"), pl.lit(None, pl.String).alias("detail"))
     for order, each in enumerate(job.filters):
@@ -108,17 +117,14 @@ def scan(job: Job, number: int, path: Path) -> None:
         found = found.with_columns(pl.lit(order, pl.Int32).alias("fired"))
         fired = fired.update(found, on="place")
         alive = alive.filter(~hits)
-    facts = facts.join(fired, on="place", maintain_order="left").with_columns(
-        pl.lit(number, pl.Int32).alias("shard"),
-        (pl.col("problem_id").hash(seed=0) % job.buckets).cast(pl.Int32).alias("bucket"),
-    )
-    facts.write_parquet(path, compression="lz4")
+    return facts.join(fired, on="place", maintain_order="left")
 
 
 def _gathered(job: Job, name: str, bucket: int) -> pl.DataFrame:
+    """What a pass wrote of the rows of a bucket; no facts of prompts, which only `sift` compares."""
     files = [job.file(name, number) for number in range(len(job.trajectories))]
-    found = [pl.read_parquet(file).filter(pl.col("bucket") == bucket) for file in files]
-    return pl.concat(found)
+    rows = pl.scan_parquet(files, glob=False).filter(pl.col("bucket") == bucket)
+    return rows.select(pl.exclude(PROMPT_FACTS)).collect()
 
 
 def suspect(job: Job, bucket: int, path: Path) -> None:
@@ -139,18 +145,22 @@ def look(job: Job, number: int, path: Path) -> None:
     files = [job.file("suspects", bucket) for bucket in range(job.buckets)]
     again = pl.concat([pl.read_parquet(file).filter(pl.col("shard") == number) for file in files])["place"]
     if again.is_empty():
-        frame = pl.DataFrame(schema=dict.fromkeys(TRAJECTORY, pl.String) | {"place": pl.UInt32})
+        frames = iter([pl.DataFrame(schema=dict.fromkeys(TRAJECTORY, pl.String) | {"place": pl.UInt32})])
     else:
-        frame = _trajectories(job, number, again)
-    looks = [column for _, each in job.groups() for column in each.looks(frame, job.many)]
-    pl.DataFrame(
+        frames = _trajectories(job, number, again)
+    pl.concat(_looked(job, number, rows) for rows in frames).write_parquet(path, compression="lz4")
+
+
+def _looked(job: Job, number: int, frame: pl.DataFrame) -> pl.DataFrame:
+    """What group filters see in some rows of a shard."""
+    return pl.DataFrame(
         [
             pl.Series("shard", [number], pl.Int32).new_from_index(0, len(frame)),
             frame["place"],
             (frame["problem_id"].hash(seed=0) % job.buckets).cast(pl.Int32).alias("bucket"),
-            *looks,
+            *(column for _, each in job.groups() for column in each.looks(frame, job.many)),
         ]
-    ).write_parquet(path, compression="lz4")
+    )
 
 
 def sift(job: Job, bucket: int, path: Path) -> None:
@@ -160,12 +170,9 @@ def sift(job: Job, bucket: int, path: Path) -> None:
         pl.DataFrame(schema={"problem_id": pl.String, "partner": pl.String}).write_parquet(path)
         return
     order, each = across
-    columns = ["problem_id", "prompt_numerals", "prompt_shingles"]
     left = (pl.col("fired") > order) & (pl.col("prompt_numerals") % job.buckets == bucket)
     files = [job.file("facts", number) for number in range(len(job.trajectories))]
-    prompts = pl.concat(
-        pl.read_parquet(file, columns=[*columns, "fired"]).filter(left).select(columns) for file in files
-    )
+    prompts = pl.scan_parquet(files, glob=False).filter(left).select("problem_id", *PROMPT_FACTS).collect()
     each.alike(prompts.unique("problem_id", keep="first")).write_parquet(path)
 
 
@@ -194,14 +201,9 @@ def deal(job: Job, number: int, path: Path) -> None:
     completion are left to `serve`, since they would double what is written here."""
     stand = places.placed(job, number)
     if number < len(job.trajectories):
-        frame = _trajectories(job, number).join(stand, on="place", maintain_order="left").drop("place")
-        kept = frame.filter(pl.col("kept_at").is_not_null()).drop("reason", "detail", "dropped_at")
         parts = () if job.rewrite else set(PARTS) - set(pq.read_schema(job.trajectories[number].file).names)
-        tables = {
-            "kept": kept.drop("rows_at", *parts),
-            "dropped": frame.filter(pl.col("dropped_at").is_not_null()).drop("kept_at", "rows_at", *parts),
-            "rows": as_rows(kept),
-        }
+        laid = [_laid_out(rows, stand, parts) for rows in _trajectories(job, number)]
+        tables = {name: pl.concat(each[name] for each in laid) for name in laid[0]}
     else:
         frame = general(job, number)
         tables = {"rows": frame.join(stand, on="place", maintain_order="left").select(*ROW, "rows_at")}
@@ -209,6 +211,17 @@ def deal(job: Job, number: int, path: Path) -> None:
     for name, table in tables.items():
         placed = table.filter(pl.col(f"{name}_at").is_not_null()).sort(f"{name}_at").rename({f"{name}_at": AT})
         _write_bins(path / f"{name}.arrow", placed)
+
+
+def _laid_out(rows: pl.DataFrame, stand: pl.DataFrame, parts: Collection[str]) -> dict[str, pl.DataFrame]:
+    """Some rows of a shard for the tables that they go into, the trajectories without some `parts`."""
+    frame = rows.join(stand, on="place", maintain_order="left").drop("place")
+    kept = frame.filter(pl.col("kept_at").is_not_null()).drop("reason", "detail", "dropped_at")
+    return {
+        "kept": kept.drop("rows_at", *parts),
+        "dropped": frame.filter(pl.col("dropped_at").is_not_null()).drop("kept_at", "rows_at", *parts),
+        "rows": as_rows(kept),
+    }
 
 
 def as_rows(frame: pl.DataFrame) -> pl.DataFrame:

@@ -178,6 +178,14 @@ def test_the_number_of_buckets_does_not_matter(made: Make, monkeypatch: pytest.M
     assert one == run(*made(trajectories(), files=2, name="other"))
 
 
+def test_how_many_rows_are_worked_on_at_a_time_does_not_matter(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = run(*made(trajectories(), name="one"))
+    monkeypatch.setattr("data.job.PIECE", 1)
+    assert one == run(*made(trajectories(), name="other"))
+    monkeypatch.setattr("data.build.MUCH", 1)
+    assert one == run(*made(trajectories(), name="machine code"), workers=0)
+
+
 def test_bins_are_joined_in_order(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run(*made(trajectories(), name="one"))
     folder, given = made(trajectories(), files=3, group=10, name="other")
