@@ -30,8 +30,10 @@ WHEN_SET: dict[str, Json] = {"identity": "when set"}
 
 RECORD = "record.json"
 RECORDED = ("key", "name", "stage", "version", "fingerprint", "config", "parents", "summary", "files", "wall_s")
-METRICS = "metrics.jsonl"
 RESUME = ".resume"
+"""What an attempt to make an artifact left: all of it, until there is a record; then that its history is open."""
+
+METRICS = "metrics.jsonl"
 """One JSON object a step of training, in the folder of the artifact."""
 
 TIMES = "times.jsonl"
@@ -72,6 +74,11 @@ class Artifact:
     @property
     def done(self) -> bool:
         return (self.folder / RECORD).is_file()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is done and so is its history."""
+        return self.done and not (self.folder / RESUME).is_dir()
 
     def record(self) -> dict[str, Json]:
         """Return the record. Raises FileNotFoundError while the artifact is not made."""

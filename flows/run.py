@@ -39,7 +39,7 @@ def run(
     wanted = closure(recipe, runs, until) if until else None
     total, steps = len(steps), [step for step in steps if wanted is None or step.artifact.key in wanted]
     watch = Watch(total)
-    if all(step.cached for step in steps):
+    if all(step.artifact.closed for step in steps):
         with naming_dependents(recipe, runs):
             for step in steps:
                 check(step.artifact)

@@ -1,7 +1,8 @@
-"""What a stage did, in the Markdown that MLflow shows on its page: a sentence, figures, and links both ways."""
+"""What a stage did, as MLflow shows it: settings, metrics, and in Markdown a sentence, figures and links both ways."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,29 @@ def figures_table(summary: Mapping[str, Json]) -> str:
     """The figures of a stage, one a row; what is several figures is left out."""
     rows = [f"| {key} | {_text(value)} |" for key, value in summary.items() if not isinstance(value, dict | list)]
     return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def metric_name(name: str) -> str:
+    """Spell a metric the way MLflow allows: it refuses `@` and `=`."""
+    return name.replace("@", "_at_").replace("=", "_")
+
+
+def flatten(config: Mapping[str, Json], prefix: str = "") -> dict[str, str]:
+    """Flatten a nested configuration into `group.key -> text`."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return flat
+
+
+def assessments(row: Mapping[str, Json]) -> dict[str, float | str]:
+    """Verdict, total reward and each part of it, as far as a trajectory has them."""
+    parts = {name.removeprefix("reward_"): row[name] for name in row if name.startswith("reward_")}
+    found = {"verdict": row["verdict"], "reward": row["reward"], "advantage": row["advantage"], **parts}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _listed(links: Sequence[Link]) -> str:

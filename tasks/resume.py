@@ -6,6 +6,7 @@ beside and renamed, its manifest last, so that it is whole or not there; the las
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from data.lineage import RESUME, Json, read_json, sha256_of, write_json
+from data.lineage import METRICS, RESUME, TIMES, Json, read_json, sha256_of, write_json
 from data.store import read_table, write_table
 from model.checkpoint import Model, load_official, official_tensors
 
@@ -64,6 +65,36 @@ def latest(folder: Path) -> State | None:
         except (OSError, ValueError, SafetensorError):
             continue  # cut short when the machine went down
     return None
+
+
+def recover(folder: Path) -> tuple[State | None, dict[str, float]]:
+    """Make a folder ready to be filled: what an earlier attempt left is cut back to its last state.
+
+    Returns that state and the last value of each metric up to it.
+    """
+    state = latest(folder)
+    kept = {RESUME, METRICS, TIMES, "checkpoints"} if any((folder / RESUME).glob("*")) else set()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for path in folder.iterdir() if path.name not in kept]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    last: dict[str, float] = {}
+    for name in (METRICS, TIMES):
+        for line in cut_back(folder / name, state.step if state else 0):
+            last |= line
+    last.pop("step", None)
+    return state, last
+
+
+def cut_back(path: Path, step: int) -> list[dict[str, float]]:
+    """Cut a file of metrics back to a step, and return its lines; a last line that was not finished goes too."""
+    if not path.is_file():
+        return []
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text("".join(kept), encoding="utf-8")
+    beside.replace(path)
+    return [json.loads(line) for line in kept]
 
 
 def _read(place: Path) -> State:

@@ -7,7 +7,8 @@
 
 Calling a stage needs a session. In a planning session nothing runs: the call returns the handle of what
 would be made. In a running session the folder is filled under a lock beside it, then the record is
-written; a folder that has a record is taken as it is. A plain session does the same without Prefect.
+written, and last its history is closed; a folder that has a record is taken as it is. A plain session does
+the same without Prefect.
 
 A stage that was stopped leaves its folder without a record. The next attempt goes on from `run.state`, which
 it saved by `run.save`, and from the shards that it had finished; what it logged after that state is forgotten.
@@ -89,8 +90,11 @@ class Tracker(Protocol):
         """Mark the history of a stage with something that people should know."""
 
     def end(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]:
-        """Close the history of a stage that is done; return the ids that its record keeps."""
+        """Add to the history of a stage what it made; return the ids that its record keeps."""
         ...
+
+    def finish(self, artifact: Artifact) -> None:
+        """Close the history of an artifact whose record is written."""
 
     def fail(self, run_id: str, killed: bool) -> None:
         """Close the history of a stage that did not end."""
@@ -416,6 +420,7 @@ def _make(step: Step, body: Callable[..., Summary], given: Mapping[str, object],
         if step.cached:
             check(artifact)
         site.put(artifact)
+        _close(artifact, now)
     step.wall_s = time.monotonic() - begun
     for display in now.displays:
         display.end(step)
@@ -430,7 +435,7 @@ def _fill(
     for parent in (parent for parents in step.parents.values() for parent in parents if not parent.done):
         now.site.take(parent)
     now.site.regain(step.artifact)
-    run = Run(step, now, "", *_recover(folder))
+    run = Run(step, now, "", *resume.recover(folder))
     run.run_id = run_id = now.tracker.begin(step) if now.tracker else ""
     step.link = now.tracker.link(run_id) if now.tracker else ""
     try:
@@ -439,42 +444,24 @@ def _fill(
         record["made_on"]["processes"] = launcher.processes
         if now.tracker:
             record |= now.tracker.end(run_id, step, record)
+            (folder / RESUME).mkdir(exist_ok=True)
         write_json(folder / RECORD, record)
-        shutil.rmtree(folder / RESUME, ignore_errors=True)
     except BaseException as error:
-        if now.tracker:
+        if now.tracker and not step.artifact.done:
             now.tracker.fail(run_id, killed=not isinstance(error, Exception))
         raise
 
 
-def _recover(folder: Path) -> tuple[State | None, dict[str, float]]:
-    """Make a folder ready to be filled: what an earlier attempt left is cut back to its last state.
+def _close(artifact: Artifact, now: Session) -> None:
+    """Close the history of an artifact that is made, then take away what its making left.
 
-    Returns that state and the last value of each metric up to it.
+    Where an attempt was killed before, this does it later; what has a history is left to a session that keeps one.
     """
-    state = resume.latest(folder)
-    kept = {RESUME, METRICS, TIMES, "checkpoints"} if (folder / RESUME).is_dir() else set()
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in [path for path in folder.iterdir() if path.name not in kept]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    latest: dict[str, float] = {}
-    for name in (METRICS, TIMES):
-        for line in cut_back(folder / name, state.step if state else 0):
-            latest |= line
-    latest.pop("step", None)
-    return state, latest
-
-
-def cut_back(path: Path, step: int) -> list[dict[str, float]]:
-    """Cut a file of metrics back to a step, and return its lines; a last line that was not finished goes too."""
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text("".join(kept), encoding="utf-8")
-    beside.replace(path)
-    return [json.loads(line) for line in kept]
+    if artifact.closed or (now.tracker is None and "mlflow_run_id" in artifact.record()):
+        return
+    if now.tracker:
+        now.tracker.finish(artifact)
+    shutil.rmtree(artifact.folder / RESUME, ignore_errors=True)
 
 
 def _record(step: Step, summary: Summary, wall_s: float, now: Session) -> dict[str, Json]:

@@ -39,14 +39,14 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import Engine, event
 
 from data.address import answers
-from data.lineage import METRICS, RESUME, TIMES, Artifact, Json, Judge, Policy, Report, Table
+from data.lineage import METRICS, RECORD, RESUME, TIMES, Artifact, Json, Judge, Policy, Report, Table
 from data.mixture import declared
 from data.sets import composition
 from data.store import read_table
 from data.waterfall import breakdown, by_reason
 from tasks.card import composition_table
 from tasks.curve import CURVE, PICTURE
-from tasks.describe import Link, describe, waterfall
+from tasks.describe import Link, assessments, describe, flatten, metric_name, waterfall
 from tasks.stage import Metrics, Step
 
 for _noisy in ("mlflow", "alembic"):
@@ -127,12 +127,13 @@ class MlflowTracker:
     def begin(self, step: Step) -> str:
         """Open the run of a stage with its params and inputs, or the one of an attempt that this one goes on from.
 
-        The leftover run of an attempt that nothing was left of is marked KILLED. Metrics that the files have
-        and the run has not are added.
+        The leftover run of an attempt that nothing was left of, or that belongs to another recipe, is marked KILLED
+        unless it is closed. Metrics that the files have and the run has not are added.
         """
         artifact = step.artifact
         left = self._leftover(artifact)
-        if left is not None and (artifact.folder / RESUME).is_dir():
+        ours = left is not None and left.info.experiment_id == self.experiment_id
+        if left is not None and ours and (artifact.folder / RESUME).is_dir():
             run_id = str(left.info.run_id)
             attempts = int(left.data.tags.get("attempts", 1)) + 1
             self.client.set_tag(run_id, "attempts", str(attempts))
@@ -141,7 +142,7 @@ class MlflowTracker:
             self._known[run_id] = {}
             self._catch_up(run_id, artifact)
             return run_id
-        if left is not None:
+        if left is not None and left.info.status == "RUNNING":
             self.client.set_terminated(left.info.run_id, "KILLED")
         tags = {
             "mlflow.parentRunId": self.pipeline,
@@ -156,6 +157,7 @@ class MlflowTracker:
         for begin in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[begin : begin + 100])
         self._log_inputs(run_id, step)
+        self._catch_up(run_id, artifact)
         return run_id
 
     def link(self, run_id: str) -> str:
@@ -177,12 +179,10 @@ class MlflowTracker:
                 self._flush(run_id)
 
     def end(self, run_id: str, step: Step, record: Mapping[str, Json]) -> dict[str, str]:
-        """Close the run of a stage with its summary figures and what it made; return the ids to be noted."""
+        """Add summary figures and what was made to the run of a stage; return the ids to be noted."""
         now = int(time.time() * 1000)
         figures = {key: value for key, value in record["summary"].items() if isinstance(value, int | float)}
-        while not self._is_there():
-            _log.warning("%s is made; waiting for MLflow at %s to say so", step.artifact.name, self.server)
-            time.sleep(FLUSH_EVERY_S)
+        self._wait(step.artifact)
         queue = self._pending.setdefault(run_id, [])
         for key, value in figures.items():
             name = metric_name(f"summary/{key}")
@@ -195,8 +195,15 @@ class MlflowTracker:
         self._describe(run_id, record, step)
         for parent in {parent.key: parent for parents in step.parents.values() for parent in parents}.values():
             self._add_child(parent, Link(step.artifact.name, self.experiment_id, run_id))
-        self.client.set_terminated(run_id, "FINISHED")
         return noted
+
+    def finish(self, artifact: Artifact) -> None:
+        """Close the run that a record names, as of when that was written: a FINISHED run has its record."""
+        self._wait(artifact)
+        run_id = _noted(artifact, "mlflow_run_id")
+        if run_id and self.client.get_run(run_id).info.status == "RUNNING":
+            made_at = (artifact.folder / RECORD).stat().st_mtime
+            self.client.set_terminated(run_id, "FINISHED", int(1000 * made_at))
 
     def tag(self, run_id: str, name: str, text: str) -> None:
         """Put a tag on a run; while the server is away, it is put there with the next metrics."""
@@ -326,8 +333,8 @@ class MlflowTracker:
         if len(policies) != 1 or len(tables) != 1:
             return
         model_id, dataset = _noted(policies[0], "mlflow_model_id"), self._dataset(tables[0])
-        if model_id:
-            for key, value in figures.items():
+        for key, value in figures.items() if model_id else ():
+            if self._last_step(run_id, metric_name(key)) < 0:
                 self.client.log_metric(
                     run_id, metric_name(key), float(value), model_id=model_id,
                     dataset_name=dataset.name, dataset_digest=dataset.digest,
@@ -335,8 +342,9 @@ class MlflowTracker:
 
     def _leftover(self, artifact: Artifact) -> mlflow.entities.Run | None:
         """The last run of an artifact, where it did not finish."""
+        recipes = [each.experiment_id for each in self.client.search_experiments()]
         query = f"tags.artifact = '{artifact.key}'"
-        found = self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time DESC"])
+        found = self.client.search_runs(recipes, query, max_results=1, order_by=["attributes.start_time DESC"])
         return found[0] if found and found[0].info.status != "FINISHED" else None
 
     def _catch_up(self, run_id: str, artifact: Artifact) -> None:
@@ -384,6 +392,11 @@ class MlflowTracker:
         """Whether the store can be written to now; one that is a file always can."""
         return not self.server or answers(f"{self.server}/health")
 
+    def _wait(self, artifact: Artifact) -> None:
+        while not self._is_there():
+            _log.warning("%s is made; waiting for MLflow at %s to say so", artifact.name, self.server)
+            time.sleep(FLUSH_EVERY_S)
+
     def _flush(self, run_id: str) -> None:
         pending = self._pending.pop(run_id, [])
         for begin in range(0, len(pending), 1000):
@@ -413,11 +426,14 @@ class MlflowTracker:
         self.client.set_tag(run_id, "folder", self._place(artifact, artifact.folder))
         if isinstance(artifact, Policy):
             kind = "reward_model" if isinstance(artifact, Judge) else "policy"
-            outputs = [self._model(run_id, artifact, artifact.key, artifact.folder / "policy", kind)]
-            for folder in sorted((artifact.folder / "checkpoints").glob("step-*")):
-                at = int(folder.name.removeprefix("step-"))
-                outputs.append(self._model(run_id, artifact, f"{artifact.key}-{folder.name}", folder, kind, at))
-            self.client.log_outputs(run_id, outputs)
+            there = self.client.get_run(run_id).outputs  # of an attempt that was killed right after
+            outputs = sorted(there.model_outputs, key=lambda each: each.step) if there else []
+            if not outputs:
+                outputs = [self._model(run_id, artifact, artifact.key, artifact.folder / "policy", kind)]
+                for folder in sorted((artifact.folder / "checkpoints").glob("step-*")):
+                    at = int(folder.name.removeprefix("step-"))
+                    outputs.append(self._model(run_id, artifact, f"{artifact.key}-{folder.name}", folder, kind, at))
+                self.client.log_outputs(run_id, outputs)
             return {"mlflow_run_id": run_id, "mlflow_model_id": outputs[0].model_id}
         self._show_files(run_id, artifact.folder, record)
         if isinstance(artifact, Table):
@@ -453,29 +469,6 @@ class MlflowTracker:
             experiment_id=self.experiment_id,
         )
         return LoggedModelOutput(model.model_id, at)
-
-
-def metric_name(name: str) -> str:
-    """Spell a metric the way MLflow allows: it refuses `@` and `=`."""
-    return name.replace("@", "_at_").replace("=", "_")
-
-
-def flatten(config: Mapping[str, Json], prefix: str = "") -> dict[str, str]:
-    """Flatten a nested configuration into `group.key -> text`."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return flat
-
-
-def assessments(row: Mapping[str, Json]) -> dict[str, float | str]:
-    """Verdict, total reward and each part of it, as far as a trajectory has them."""
-    parts = {name.removeprefix("reward_"): row[name] for name in row if name.startswith("reward_")}
-    found = {"verdict": row["verdict"], "reward": row["reward"], "advantage": row["advantage"], **parts}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _waterfall(folder: Path, record: Mapping[str, Json]) -> str:

@@ -82,6 +82,18 @@ def test_a_second_run_does_nothing_and_a_changed_setting_reruns_what_hangs_on_it
     assert "config.learning_rate: 0.0005 -> 0.002" in shown
 
 
+def test_a_run_closes_the_history_that_one_before_was_killed_at(runs: Path) -> None:
+    [last] = runs.glob("report-*")
+    client, run_id = mlflow.MlflowClient(store_uri(runs)), read_json(last / "record.json")["mlflow_run_id"]
+    client.update_run(run_id, "RUNNING")
+    (last / ".resume").mkdir()
+    again = r1("run", "tiny", runs=runs)
+    assert again.returncode == 0, again.stderr
+    assert all(stage["cached"] for stage in read_json(runs / "tiny" / "report.json")["stages"])
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert not (last / ".resume").exists()
+
+
 def test_no_held_out_problem_is_in_training_data(runs: Path) -> None:
     tables = {read_json(path)["name"]: path.parent for path in runs.glob("collect-*/record.json")}
     held = set(pl.read_parquet(tables["heldout"] / "problems.parquet")["key"])

@@ -23,10 +23,10 @@ from tasks.evaluate import EvaluationConfig, evaluate, trace_curve
 from tasks.grpo import GRPOConfig, reinforce
 from tasks.midtrain import MidtrainConfig, midtrain
 from tasks.preference import JudgeConfig, PairsConfig, label, train_judge
-from tasks.resume import State
+from tasks.resume import State, cut_back
 from tasks.rollout import GenerateConfig, Sampling, generate, trajectories_in, with_tokens
 from tasks.sft import PretrainConfig, SFTConfig, finetune, pretrain
-from tasks.stage import Metrics, Session, Step, cut_back, session
+from tasks.stage import Metrics, Session, Step, session
 
 SHIPPED = Path(__file__).parents[2] / "data" / "seeds" / "student"
 
