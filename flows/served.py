@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from uuid import UUID
 
 from prefect import flow
 from prefect.flows import Flow
@@ -25,8 +26,8 @@ from flows.inspect import inspect
 from flows.plan import FLOWS, closure, conclude, launcher_for, naming_dependents, placed
 from flows.recipe import Recipe
 from flows.shared import Installation, SharedSite
-from flows.sweep import owned
-from tasks.stage import Display, Session, Site, session
+from flows.sweep import is_owned, owned
+from tasks.stage import Display, Session, session
 from tasks.tracking import MlflowTracker
 
 audience: ContextVar[Sequence[Display]] = ContextVar("audience", default=())
@@ -54,8 +55,6 @@ def conduct(
     shared = Installation.here()
     own, elsewhere = placed(device, shared is not None)
     launcher = launcher_for(processes, own, elsewhere)
-    tracker = MlflowTracker(runs, settled.name, *((shared.mlflow, pipeline, shared.depot) if shared else ()))
-    site = SharedSite(shared, settled, elsewhere, save_every_s, processes, tracker.pipeline) if shared else Site()
     board = Board()
     opened = Session(
         runs,
@@ -63,8 +62,6 @@ def conduct(
         own,
         settled.allow_rlimit,
         displays=[board, *audience.get()],
-        tracker=tracker,
-        site=site,
         launcher=launcher,
         recipe=settled.name,
         wanted=closure(settled, runs, targets or [only], with_parents=not only) if targets or only else None,
@@ -73,7 +70,10 @@ def conduct(
     if deployment.id:  # triggered on a server: ends with the server's runner
         end_with_parent()
     with owned(runs, str(flow_run.id)):
-        with _closing(tracker):
+        with _history(runs, settled.name, shared, pipeline) as tracker:
+            opened.tracker = tracker
+            if shared:
+                opened.site = SharedSite(shared, settled, elsewhere, save_every_s, processes, tracker.pipeline)
             with session(opened), naming_dependents(settled, runs):
                 FLOWS[settled.flow](settled)
             for step in opened.steps:
@@ -84,10 +84,19 @@ def conduct(
 
 
 @contextmanager
-def _closing(tracker: MlflowTracker) -> Iterator[None]:
-    """Close the run of a pipeline in MLflow as what happens in this block ends."""
+def _history(
+    runs: Path, recipe: str, shared: Installation | None = None, pipeline: str = ""
+) -> Iterator[MlflowTracker]:
+    """Open the run in MLflow of the flow run that runs here, and close it as what happens in this block ends.
+
+    Those of flow runs that have lost their process are closed as well; other machines' processes are not known here.
+    """
+    server, depot = (shared.mlflow, shared.depot) if shared else ("", "")
+    tracker = MlflowTracker(runs, recipe, server, pipeline, depot, str(flow_run.id))
+    if shared is None:
+        tracker.close_lost(lambda run_id: is_owned(runs, UUID(run_id)))
     try:
-        yield
+        yield tracker
     except Exception:
         tracker.close("FAILED")
         raise
@@ -177,11 +186,10 @@ def what_if(asked: Asked) -> Path:
     """Another set from the trajectories that a recipe has, or several of one swept setting."""
     begun = time.monotonic()
     runs = Path(os.environ["R1_RUNS"])
-    tracker, board = MlflowTracker(runs, asked.recipe.name), Board()
-    opened = Session(
-        runs, "run", "cpu", asked.recipe.allow_rlimit, [board, *audience.get()], tracker, recipe=asked.recipe.name
-    )
-    with owned(runs, str(flow_run.id)), _closing(tracker), session(opened):
+    board = Board()
+    opened = Session(runs, "run", "cpu", asked.recipe.allow_rlimit, [board, *audience.get()], recipe=asked.recipe.name)
+    with owned(runs, str(flow_run.id)), _history(runs, asked.recipe.name) as tracker, session(opened):
+        opened.tracker = tracker
         asked.make(runs)
     board.close(opened.steps, asked.name)
     return conclude_build(asked, runs, opened.steps, time.monotonic() - begun)

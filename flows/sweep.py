@@ -54,7 +54,7 @@ def sweep(runs: Path, at_start: bool = False, shared: bool = False) -> list[UUID
         wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)))
         open_runs = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, limit=PAGE)
         ours = [run.id for run in open_runs if not shared or (runs / OWNERS / str(run.id)).is_file()]
-        ownerless = {run_id for run_id in ours if not _is_owned(runs, run_id)}
+        ownerless = {run_id for run_id in ours if not is_owned(runs, run_id)}
         gone = ownerless if at_start else ownerless & _suspects
         _suspects.clear()
         _suspects.update(ownerless - gone)
@@ -69,11 +69,12 @@ def _revive(client: SyncPrefectClient, runs: Path) -> None:
     """Say Running of what lives here, though the server took it for crashed while it could not hear of it."""
     for path in sorted((runs / OWNERS).glob("*")):
         run_id = UUID(path.name)
-        if _is_owned(runs, run_id) and (state := client.read_flow_run(run_id).state) and state.is_crashed():
+        if is_owned(runs, run_id) and (state := client.read_flow_run(run_id).state) and state.is_crashed():
             client.set_flow_run_state(run_id, Running(message="its machine was out of reach"), force=True)
 
 
-def _is_owned(runs: Path, run_id: UUID) -> bool:
+def is_owned(runs: Path, run_id: UUID) -> bool:
+    """Whether a process of this machine runs a flow run; the lock of one that is gone is taken away."""
     path = runs / OWNERS / str(run_id)
     if not path.is_file():
         return False

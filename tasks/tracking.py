@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
@@ -74,6 +74,9 @@ CONTEXTS = {
 CHILD = "mlflow.r1.child."
 """Begins the tags that name the runs which used what a run made: one each, as several may be written at once."""
 
+FLOW_RUN = "flow_run"
+"""The tag that names the flow run of Prefect which a pipeline's run belongs to."""
+
 TAG_CHARACTERS = 8_000  # MLflow cuts longer tags without a word
 FLUSH_EVERY_S = 10.0
 PARAM_CHARACTERS = 6_000  # MLflow cuts longer values without a word
@@ -106,18 +109,21 @@ def open_store(runs: Path, server: str = "") -> MlflowClient:
 class MlflowTracker:
     """Writes the history of stages into the store of a runs folder, or to the server at `server`.
 
-    `pipeline` is the parent run that the stages of this invocation belong to; a new one where none is given.
+    `pipeline` is the parent run that the stages of this invocation belong to. Where none is given it is the one that
+    an earlier attempt of `flow_run` opened, or a new one.
     `depot` is the address that artifacts are kept at for other machines; without it they are where they were made.
     While a server is away a stage goes on, and what it has to say is kept until the server is back.
     """
 
-    def __init__(self, runs: Path, recipe: str, server: str = "", pipeline: str = "", depot: str = "") -> None:
+    def __init__(
+        self, runs: Path, recipe: str, server: str = "", pipeline: str = "", depot: str = "", flow_run: str = ""
+    ) -> None:
         self.server, self.depot = server, depot
         self.client = open_store(runs, server)
         self.recipe = recipe
         self.experiment_id = self._experiment(recipe, runs)
         self._own_pipeline = not pipeline
-        self.pipeline = pipeline or self._pipeline_run(recipe)
+        self.pipeline = pipeline or self._pipeline_run(recipe, flow_run)
         self._pending: dict[str, list[Metric]] = {}
         self._unshown: list[tuple[str, Sequence[Mapping[str, Json]], int]] = []
         self._untagged: list[tuple[str, str, str]] = []
@@ -273,6 +279,13 @@ class MlflowTracker:
         if self._own_pipeline:
             self.client.set_terminated(self.pipeline, status)
 
+    def close_lost(self, lives: Callable[[str], bool]) -> None:
+        """Mark the runs of pipelines KILLED that nobody closed and whose flow run lives no more."""
+        query = f"attributes.status = 'RUNNING' and tags.{FLOW_RUN} != ''"
+        for run in self.client.search_runs([self.experiment_id], query):
+            if run.info.run_id != self.pipeline and not lives(run.data.tags[FLOW_RUN]):
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
     def _experiment(self, recipe: str, runs: Path) -> str:
         found = self.client.get_experiment_by_name(recipe)
         if found is not None:
@@ -286,8 +299,13 @@ class MlflowTracker:
                 raise
             return str(found.experiment_id)
 
-    def _pipeline_run(self, recipe: str) -> str:
+    def _pipeline_run(self, recipe: str, flow_run: str) -> str:
+        query = f"tags.{FLOW_RUN} = '{flow_run}'"
+        for run in self.client.search_runs([self.experiment_id], query) if flow_run else ():
+            self.client.update_run(run.info.run_id, "RUNNING")
+            return str(run.info.run_id)
         tags = {"mlflow.runName": f"r1 {recipe} {time.strftime('%Y-%m-%d %H:%M:%S')}", "pipeline": recipe}
+        tags |= {FLOW_RUN: flow_run} if flow_run else {}
         return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
 
     def _describe(self, run_id: str, record: Mapping[str, Json], step: Step | None = None) -> None:

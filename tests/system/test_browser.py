@@ -117,6 +117,21 @@ def test_trigger_with_a_changed_setting_break_it_and_retry(up: Up, page: Any) ->
     assert [point.step for point in history] == [*range(1, 41)]
     assert (folder / TIMES).read_text().splitlines()[:4] == spent[:4]  # no two steps take the same nanoseconds
 
+    records = {path: path.read_bytes() for path in up.runs.glob("*/record.json")}
+    page.get_by_role("button", name="Retry").click()  # of what is complete: nothing is left to do
+    page.get_by_role("dialog").get_by_role("button", name="Retry").click()
+    wait_for(lambda: up.call(f"/flow_runs/{run['id']}")["run_count"] == 3)
+    wait_for(lambda: up.state(run["id"]) == "Completed")
+    tasks = up.call("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert [task["state_name"] for task in tasks if task["flow_run_run_count"] == 3] == ["Cached"] * len(records)
+    assert {path: path.read_bytes() for path in up.runs.glob("*/record.json")} == records
+    found = client.search_runs([made.info.experiment_id])
+    assert {each.info.status for each in found} == {"FINISHED"}
+    assert [each.data.tags["flow_run"] for each in found if "flow_run" in each.data.tags] == [run["id"]]
+    assert sorted(each.data.tags["artifact"] for each in found if "artifact" in each.data.tags) == sorted(
+        path.parent.name for path in records
+    )
+
 
 def test_cancel_stops_the_work_and_leaves_what_it_takes_to_go_on(up: Up, page: Any) -> None:
     deployment = up.deployment("r1-zero")

@@ -1,4 +1,4 @@
-"""Histories of stages whose process is killed: each is closed in the end, and has every metric once."""
+"""Histories of stages and pipelines whose process is killed: each is closed in the end, and has every metric once."""
 
 from __future__ import annotations
 
@@ -152,3 +152,20 @@ def test_what_another_recipe_began_has_its_metrics_in_the_run_of_the_one_that_en
     ]
     history = client.get_metric_history(made.record()["mlflow_run_id"], "loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
+
+
+def test_a_pipeline_that_is_retried_goes_on_in_its_run_and_one_that_is_lost_is_killed(tmp_path: Path) -> None:
+    retried, lost, living = (MlflowTracker(tmp_path, "tea", flow_run=name) for name in ("retried", "lost", "living"))
+    again = MlflowTracker(tmp_path, "tea", flow_run="retried")
+    assert again.pipeline == retried.pipeline
+
+    def statuses() -> list[str]:
+        return [again.client.get_run(each.pipeline).info.status for each in (retried, lost, living)]
+
+    again.close_lost(lambda name: name == "living")
+    assert statuses() == ["RUNNING", "KILLED", "RUNNING"]
+    again.close()
+    living.close_lost(lambda name: False)
+    assert statuses() == ["FINISHED", "KILLED", "RUNNING"]
+    assert MlflowTracker(tmp_path, "tea", flow_run="retried").pipeline == retried.pipeline
+    assert statuses() == ["RUNNING", "KILLED", "RUNNING"]
