@@ -19,6 +19,7 @@ from flows.recipe import Recipe, load
 from model import checkpoint
 from model.tokenizer import Tokenizer
 from tasks.survey import room, survey
+from tests.flows.beginner import beginner
 from tests.model.families import byte_tokenizer, make
 from tests.model.test_gguf import SIZES, write
 
@@ -82,17 +83,6 @@ def test_a_base_answers_a_handful_and_faults_are_marked(recipe: Recipe) -> None:
     assert text.count(" User:  result ? ") == 3  # the system's words, before each question as it is tokenised
 
 
-BEGINNER = """
-[student.initialise.architecture]
-model_type = "llama"
-hidden_size = 32
-intermediate_size = 48
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 2048
-"""
-
-
 def test_a_gguf_base_that_reads_on_and_a_beginner_are_converted_measured_and_forgotten(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +92,7 @@ def test_a_gguf_base_that_reads_on_and_a_beginner_are_converted_measured_and_for
     llama = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model("llama", **sizes))
     write(tmp_path / "base.gguf", llama)
     (tmp_path / "own.txt").write_text("\n\n".join(f"{n} and {n + 1} are numbers. " * 150 for n in range(99)))
-    text = '[base]\npath = "base.gguf"\n[base.midtrain]\npath = "own.txt"\nsequence_length = 64\n' + BEGINNER
+    text = '[base]\npath = "base.gguf"\n[base.midtrain]\npath = "own.txt"\nsequence_length = 64\n' + beginner(2048)
     assert recipe.file is not None
     recipe.file.write_text(text + recipe.file.read_text().partition('"seed:student"\n')[2])
     short = [f"{name}.max_completion_length=24" for name in ("zero", "reasoning", "alignment", "student_rl")]

@@ -10,6 +10,7 @@ import pytest
 
 from flows.inspect import inspect
 from flows.recipe import load
+from tests.flows.beginner import beginner
 from tests.model.families import byte_tokenizer, make
 
 SIZES = {"vocab_size": 264, "num_hidden_layers": 1, "eos_token_id": 258, "bos_token_id": 256, "pad_token_id": None}
@@ -67,19 +68,13 @@ def test_weights_are_held_against_their_configuration(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-READS = """
+READS = f"""
 [base]
 path = "seed:base"
 [base.midtrain]
 path = "own.txt"
 sequence_length = 64
-[student.initialise.architecture]
-model_type = "llama"
-hidden_size = 32
-intermediate_size = 48
-num_hidden_layers = 1
-num_attention_heads = 2
-max_position_embeddings = 300
+{beginner(300)}
 """
 
 

@@ -12,19 +12,14 @@ from flows.recipe import load, reseeded
 from flows.run import run
 from tasks.collect import digest_of
 from tasks.stage import Step
+from tests.flows.beginner import beginner
 
-TEXT = """
+TEXT = f"""
 [base]
 path = "seed:base"
 [base.midtrain]
 max_steps = 3
-[student.initialise.architecture]
-model_type = "llama"
-hidden_size = 32
-intermediate_size = 48
-num_hidden_layers = 2
-num_attention_heads = 2
-max_position_embeddings = 512
+{beginner(512)}
 [student.midtrain]
 max_steps = 4
 [direct]
