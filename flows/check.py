@@ -16,7 +16,7 @@ from flows.inspect import lengths_asked
 from flows.plan import plan
 from flows.recipe import BaseConfig, Recipe
 from model import checkpoint, gguf
-from model.device import current
+from model.device import current, memory_of
 from model.foreign import ForeignModel
 from model.tokenizer import Tokenizer
 from tasks import roles
@@ -24,7 +24,7 @@ from tasks.collect import by_rule
 from tasks.forecast import Forecaster, Supply
 from tasks.lora import adapted_bytes, learning_in
 from tasks.midtrain import beginner
-from tasks.pace import Lesson, frozen_bytes_of, measured, memory_of, parameters_of, parts_of, shortage, trained_of
+from tasks.pace import Lesson, frozen_bytes_of, measured, parameters_of, parts_of, shortage, trained_of
 from tasks.rollout import Speaker
 from tasks.sft import build_tokenizer
 from tasks.survey import Survey, answers, read_on, room, survey, told

@@ -11,7 +11,6 @@ Shapes: B rows, L layers, T tokens, K entry of the cache, V vocabulary.
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import LatentCache
+from model.device import memory_of
 from model.foreign import EXPERTS, ForeignModel
 from model.foreign_attention import pack_heads
 from model.foreign_decode import ForeignDecoder
@@ -30,7 +30,7 @@ LEAST = 32  # rows of the smallest bucket: fewer take as long, and recording a s
 WIDTH = 256  # tokens by which what a step attends to grows
 ALIGNED = 64  # tokens by which a cache grows; attention reads a mask by 8
 FILLED = 0.8  # part of the free memory that a cache may take
-KEPT = 0.15  # part of a GPU's memory; a larger cache does not outlive its samples
+KEPT = 0.15  # part of a device's memory; a larger cache does not outlive its samples
 UNCAPTURED_ROPES = {"dynamic", "longrope"}
 
 Work = Callable[[], tuple[Tensor, ...]]
@@ -107,11 +107,6 @@ class CapturingDecoder(ForeignDecoder):
 
     def _work(self, tokens_B: Tensor, cache: SlotCache, longest: int) -> tuple[Tensor, ...]:
         return (self.forward(tokens_B, cache, longest),)
-
-
-def memory_of(device: torch.device) -> int:
-    """The bytes of a GPU; those of a CPU are not asked for."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else sys.maxsize
 
 
 def in_type(inner: Any, kind: torch.dtype) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.device import memory_of
 from model.language import LanguageModel
 
 MICROBATCH_TOKENS = {"cpu": 2_000, "cuda": 8_000}
@@ -47,8 +48,7 @@ def pass_tokens(model: LanguageModel, device: str) -> int:
         return MICROBATCH_TOKENS[kind]
     held = sum(HELD_BYTES * each.numel() if each.requires_grad else each.nbytes for each in model.parameters())
     parameters = sum(each.numel() for each in model.parameters())
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return fitting(parameters, model.activation_bytes, held, memory)
+    return fitting(parameters, model.activation_bytes, held, memory_of(device))
 
 
 def fitting(parameters: int, a_token: int, held: int, memory: int) -> int:

@@ -5,7 +5,6 @@ Where stages take several processes, those time the steps together, and memory i
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from data.records import Problem, Row, Trajectory
 from data.sandbox import Isolation
 from data.verifiers import Verifier
 from model import ranks
+from model.device import memory_of
 from model.optim import adamw
 from tasks.batch import padded_batches
 from tasks.grpo import GRPOConfig, learner, update
@@ -296,13 +296,6 @@ def _peak(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def memory_of(device: str) -> int:
-    """The bytes that a device has."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def parts_of(parameters: int, beta: float, frozen_bytes: int = 0) -> dict[str, int]:

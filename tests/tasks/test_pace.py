@@ -13,6 +13,7 @@ from data.sandbox import choose
 from flows.plan import plan
 from flows.recipe import Recipe, load
 from model import checkpoint
+from model.device import memory_of
 from tasks.forecast import DOCUMENT_S, GATE_S, HEAVY_S, LIGHT_S, REPORT_S, Forecast, Forecaster, Supply
 from tasks.grpo import GRPOConfig
 from tasks.midtrain import MidtrainConfig
@@ -27,7 +28,6 @@ from tasks.pace import (
     _through,
     measure,
     measured,
-    memory_of,
     parameters_of,
     parts_of,
     shortage,
