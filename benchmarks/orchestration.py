@@ -1,7 +1,7 @@
 """What orchestration costs, and how long people wait.
 
 python -m benchmarks.orchestration           # all but `run`, some minutes
-python -m benchmarks.orchestration run       # a whole recipe with and without Prefect and MLflow: 20 minutes
+python -m benchmarks.orchestration run       # what they add to a whole recipe: 20 minutes
 python -m benchmarks.orchestration up        # from `r1 up` to a submitted run that runs
 python -m benchmarks.orchestration trace     # a row among a million, up and down
 python -m benchmarks.orchestration save      # the share of an RL stage that saving its state takes
@@ -10,12 +10,14 @@ python -m benchmarks.orchestration save      # the share of an RL stage that sav
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,7 +27,9 @@ import polars as pl
 from benchmarks.results import record, seconds
 from data.lineage import read_json, write_json
 from data.store import write_table
+from flows.recipe import load
 from flows.server import free_port
+from tasks import stage
 
 PACKAGES = ("prefect", "mlflow")
 ROWS = 1_000_000
@@ -33,31 +37,85 @@ R1 = [sys.executable, "-m", "flows"]
 
 
 def run(recipe: str = "micro") -> None:
-    """The same recipe as plain functions and as a flow with its server, one after the other."""
+    """What Prefect and MLflow add to a recipe, by the clock.
+
+    The stages of two runs differ by more than that: on a shared machine by a fifth. So what is added is timed itself:
+    all that a flow is busy with outside of its stages' bodies, and calls within, less the same of plain functions.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        walls, spent = {}, {}
-        for name, words in (("plain", ["--plain"]), ("flow", [])):
-            runs, before = Path(folder) / name, _processor_time()
-            command = [*R1, "run", recipe, "--runs", str(runs), *words]
-            walls[name] = seconds(lambda command=command: subprocess.run(command, check=True, capture_output=True))
-            spent[name] = _processor_time() - before
-            made = read_json(runs / recipe / "report.json")
-            inside = sum(stage["wall_s"] for stage in made["stages"])
-            within = f"{inside:.1f} s of it in {len(made['stages'])} stages"
-            print(f"{recipe} {name}: {walls[name]:.1f} s, {within}, {spent[name]:.1f} s of processors")
-            walls[f"{name}/inside"], walls["stages"] = inside, len(made["stages"])
-    share = walls["flow"] / walls["plain"] - 1
+        plain, flow = (_timed(recipe, Path(folder) / name, name) for name in ("plain", "flow"))
+    start, within = flow.start - plain.start, flow.within - plain.within
+    stages = flow.beside - plain.beside - start + within
+    print(f"{recipe}: {plain}, {flow}")
+    share = (start + stages) / plain.wall
     record(f"orchestration: share of {recipe}", share, unit="of the plain run", goal="<= 0.05", packages=PACKAGES)
-    added = spent["flow"] - spent["plain"]
-    record(f"orchestration: processor time of {recipe}", added, unit="s", goal="reported", packages=PACKAGES)
-    each = (walls["flow/inside"] - walls["plain/inside"]) / walls["stages"]
+    record(f"orchestration: start of {recipe}", start, unit="s", goal="reported", packages=PACKAGES)
+    each = stages / flow.stages
     record(f"orchestration: a stage of {recipe}", each, unit="s", goal="<= 1", packages=PACKAGES)
 
 
-def _processor_time() -> float:
-    """Seconds of all processes that were started here and are gone, servers among them."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of a run, of what is outside of its stages, of that until the first, and of calls within stages."""
+
+    wall: float
+    beside: float
+    start: float
+    within: float
+    stages: int
+
+
+def _timed(recipe: str, runs: Path, how: str) -> Times:
+    command = [sys.executable, "-m", "benchmarks.orchestration", "watched", recipe, str(runs), how]
+    begun = time.monotonic()
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    wall = time.monotonic() - begun
+    bodies = [float(read_json(path)["wall_s"]) for path in runs.glob("*/record.json")]
+    start, within = json.loads(said.splitlines()[-1])
+    return Times(wall, wall - sum(bodies), start, within, len(bodies))
+
+
+class Timed:
+    """Something whose calls by some names are timed, each by its own."""
+
+    def __init__(self, what: Any, names: Sequence[str], spent: dict[str, float]) -> None:
+        self.what, self.names, self.spent = what, names, spent
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.what, name)
+        if name not in self.names:
+            return found
+
+        def call(*words: Any, **named: Any) -> Any:
+            begun = time.monotonic()
+            try:
+                return found(*words, **named)
+            finally:
+                self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - begun
+
+        return call
+
+
+def watched(recipe: str, runs: str, how: str) -> None:
+    """Run a recipe, `plain` or as a `flow`; the last line says the seconds until its first stage and within stages."""
+    begun, spent = time.monotonic(), dict[str, float]()
+    opening = stage.session
+
+    @contextmanager
+    def session(opened: stage.Session) -> Iterator[stage.Session]:
+        if opened.mode != "plan":
+            spent["start"] = time.monotonic() - begun
+            if opened.tracker:
+                opened.tracker = Timed(opened.tracker, ("begin", "log", "show", "tag"), spent)
+            opened.displays = [Timed(each, ("advance", "warn"), spent) for each in opened.displays]
+        with opening(opened):
+            yield opened
+
+    stage.session = session
+    from flows.run import run as make
+
+    make(load(recipe, ()), Path(runs), "", plain=how == "plain")
+    print(json.dumps([spent.pop("start"), sum(spent.values())]))
 
 
 def up(rounds: int = 3) -> None:
@@ -173,6 +231,9 @@ def save() -> None:
 
 
 def main(words: list[str]) -> None:
+    if words[:1] == ["watched"]:
+        watched(*words[1:])
+        return
     for name in words or ["up", "trace", "save"]:
         {"run": run, "up": up, "trace": trace, "save": save}[name]()
 
