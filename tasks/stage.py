@@ -314,12 +314,14 @@ def stage(
     """
 
     def decorate(body: Body[P]) -> Callable[Concatenate[str, P], A]:
+        """The stage of a body, whose docstring's first line is the sentence that its history says."""
         signature = inspect.signature(body)
         file = Path(inspect.getfile(body))
         source = sha256_of(file)[:12] if file.is_file() else ""
 
         @wraps(body)
         def call(name: str, /, *args: P.args, **kwargs: P.kwargs) -> A:
+            """Return the artifact `name`, made where the session makes. Raises RuntimeError outside of a session."""
             now = _session.get(None)
             if now is None:
                 raise RuntimeError(f"{body.__name__} is a stage: call it within `with session(Session(...))`")
